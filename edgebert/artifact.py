@@ -1,0 +1,279 @@
+"""The artifact: a folder that never changes once written, described by its manifest ``edgebert.json``.
+
+Reading and describing live here; writing one whole or not at all lives in ``stage.py``. The page
+``docs/artifact.md`` is the format's specification.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edgebert.errors import InputError
+
+MANIFEST = "edgebert.json"
+SCHEMA = "1.0"
+MAX_MANIFEST_BYTES = 4_000_000
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of the artifact: its sha256 (hex) and size in bytes."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a BERT: the numbers that decide its size and speed."""
+
+    family: str
+    layers: int
+    hidden: int
+    heads: int
+    ffn: int
+    vocab: int
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: numpy dtype name and symbolic shape such as ``("batch", "sequence")``."""
+
+    name: str
+    dtype: str
+    shape: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How token vectors become one text vector, outside the graph."""
+
+    mode: str
+    normalize: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of the history: what ran, with which settings and versions, on which source."""
+
+    stage: str
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    source: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything known about an artifact. ``format`` is ``torch`` (a checkpoint) or ``onnx``."""
+
+    format: str
+    name: str
+    task: str
+    architecture: Architecture
+    kept_layers: tuple[int, ...]
+    precision: str
+    target: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_length: int
+    labels: tuple[str, ...] = ()
+    pooling: Pooling | None = None
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    history: tuple[Step, ...] = ()
+    needs: Mapping[str, Any] = field(default_factory=dict)
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    schema: str = SCHEMA
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, ready for :func:`canonical_json`."""
+        document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return document
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], where: str) -> Manifest:
+        """Raises InputError naming the field that is missing, unknown or of another type."""
+        _check_schema(document.get("schema"), where)
+        manifest: Manifest = _decode(cls, document, where, "manifest")
+        return manifest
+
+    @cached_property
+    def digest(self) -> str:
+        """The artifact's identity: sha256 of the canonical manifest (RFC 8785)."""
+        return hashlib.sha256(canonical_json(self.to_dict())).hexdigest()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of everything listed: what it costs to ship."""
+        return sum(entry.bytes for entry in self.files.values())
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder and its manifest. Files are read through :meth:`read`, which checks their hash."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path | str) -> Artifact:
+        """Read the manifest of a folder. Raises InputError where there is none or it is broken."""
+        folder = Path(path)
+        where = str(folder / MANIFEST)
+        try:
+            with open(folder / MANIFEST, "rb") as file:
+                raw = file.read(MAX_MANIFEST_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError("not an edgebert artifact", str(folder), f"no {MANIFEST} there; check the path") from None
+        if len(raw) > MAX_MANIFEST_BYTES:
+            raise InputError("manifest too large", where, "export the artifact again")
+        return cls(folder, Manifest.from_dict(parse_json(raw, where), where))
+
+    @property
+    def digest(self) -> str:
+        """See :attr:`Manifest.digest`."""
+        return self.manifest.digest
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a listed file, hashed on the very bytes returned. Raises InputError on a mismatch."""
+        entry = self.manifest.files.get(name)
+        where = str(self.path / name)
+        if entry is None:
+            raise InputError("file is not listed in the manifest", where, "export the artifact again")
+        try:
+            with open(self.path / name, "rb") as file:
+                content = file.read(entry.bytes + 1)
+        except FileNotFoundError:
+            raise InputError("file is missing", where, "export the artifact again") from None
+        if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise InputError("file does not match its hash in the manifest", where, "copy or export the artifact again")
+        return content
+
+    def has(self, name: str) -> bool:
+        """Whether the manifest lists that file."""
+        return name in self.manifest.files
+
+
+def parse_json(raw: bytes, where: str) -> dict[str, Any]:
+    """A JSON object, strictly: UTF-8, no duplicate keys, no NaN. Raises InputError."""
+    try:
+        document = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not valid JSON ({error})", where, "copy or export it again") from None
+    if not isinstance(document, dict):
+        raise InputError("not a JSON object", where, "copy or export it again")
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("duplicate key")
+    return document
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_schema(schema: object, where: str) -> None:
+    major = str(schema).partition(".")[0]
+    if not isinstance(schema, str) or not major.isdigit():
+        raise InputError(f"unreadable schema {schema!r}", where, "export the artifact again")
+    if int(major) > int(SCHEMA.partition(".")[0]):
+        raise InputError(f"schema {schema} is newer than {SCHEMA}", where, f"needs edgebert >= {major}.0")
+
+
+def _decode(kind: Any, value: Any, where: str, name: str) -> Any:
+    """``value`` as ``kind``, which is a dataclass, tuple, mapping, optional or plain type."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, value, where, name)
+    if origin is types.UnionType:
+        return None if value is None else _decode(args[0], value, where, name)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_decode(args[0], item, where, f"{name}[{i}]") for i, item in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping) and isinstance(value, dict):
+        return {_checked_key(key, where, name): _decode(args[1], item, where, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(kind, type) and type(value) is kind:
+        return value
+    raise InputError(f"field {name} has the wrong type", where, "export the artifact again")
+
+
+def _decode_dataclass(kind: Any, value: Any, where: str, name: str) -> Any:
+    if not isinstance(value, dict):
+        raise InputError(f"field {name} is not an object", where, "export the artifact again")
+    hints = typing.get_type_hints(kind)
+    required = {
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if missing := required - value.keys():
+        raise InputError(f"field {name}.{min(missing)} is missing", where, "export the artifact again")
+    known = {key: _decode(hints[key], item, where, key) for key, item in value.items() if key in hints}
+    return kind(**known)
+
+
+def _checked_key(key: str, where: str, name: str) -> str:
+    if name == "files" and not safe_name(key):
+        raise InputError(f"file name {key!r} leads out of the artifact", where, "do not trust this artifact")
+    return key
+
+
+def safe_name(name: str) -> bool:
+    """Whether a listed file name stays inside the folder, on every operating system."""
+    parts = PurePosixPath(name).parts
+    plain = not any(bad in name for bad in ("\\", "\0", ":")) and not name.startswith("/")
+    return plain and bool(parts) and ".." not in parts and "/".join(parts) == name
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one serialization of a JSON value that its hash is taken over (RFC 8785)."""
+    return _canonical(value).encode("utf-8")
+
+
+def _canonical(value: Any) -> str:
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: key.encode("utf-16-be"))
+        return "{" + ",".join(f"{_canonical(key)}:{_canonical(value[key])}" for key in keys) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_canonical, value)) + "]"
+    if isinstance(value, float):
+        return _canonical_number(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _canonical_number(value: float) -> str:
+    """ECMAScript's Number::toString, on the shortest digits that Python's repr finds too."""
+    if not math.isfinite(value):
+        raise ValueError("NaN and infinity are not JSON")
+    if value == 0:
+        return "0"
+    sign = "-" if value < 0 else ""
+    mantissa, _, exponent = f"{abs(value)!r}".partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    fraction = "" if fraction == "0" else fraction
+    point = len(whole) + int(exponent or 0)
+    digits = (whole + fraction).lstrip("0")
+    point -= len(whole + fraction) - len(digits)
+    digits = digits.rstrip("0")
+    if len(digits) <= point <= 21:
+        return sign + digits + "0" * (point - len(digits))
+    if 0 < point <= 21:
+        return f"{sign}{digits[:point]}.{digits[point:]}"
+    if -6 < point <= 0:
+        return f"{sign}0.{'0' * -point}{digits}"
+    rest = f".{digits[1:]}" if len(digits) > 1 else ""
+    return f"{sign}{digits[0]}{rest}e{point - 1:+d}"

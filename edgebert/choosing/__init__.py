@@ -1,0 +1,1 @@
+"""Choosing: budgets, the sweep over depths and precisions, the pick, the report."""

@@ -1,0 +1,85 @@
+"""What differs between model families, as data. No ``if family ==`` stands anywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgebert.errors import InputError
+
+
+@dataclass(frozen=True)
+class Family:
+    """One Hugging Face ``model_type`` and the names its checkpoints use.
+
+    ``layer_prefix`` is where layer k's parameters live, below the optional ``base_prefix`` of a model
+    with a head: ``bert.encoder.layer.3.`` is ``base_prefix`` + ``layer_prefix`` + ``3.``.
+    ``position_offset`` is how many rows of the position table are no positions (roberta: padding).
+    """
+
+    name: str
+    base_prefix: str
+    layer_prefix: str
+    layers_key: str = "num_hidden_layers"
+    hidden_key: str = "hidden_size"
+    heads_key: str = "num_attention_heads"
+    ffn_key: str = "intermediate_size"
+    activation_key: str = "hidden_act"
+    token_types: bool = True
+    position_offset: int = 0
+    pooler: bool = True
+    # The rows of the head on top of [CLS] that have a bias and a square weight, before the classifier itself.
+    dense_in_head: bool = False
+    tokenizer_files: tuple[str, ...] = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the graph's inputs, in order."""
+        names = ("input_ids", "attention_mask")
+        return (*names, "token_type_ids") if self.token_types else names
+
+
+FAMILIES: Mapping[str, Family] = {
+    family.name: family
+    for family in (
+        Family("bert", base_prefix="bert.", layer_prefix="encoder.layer."),
+        Family(
+            "distilbert",
+            base_prefix="distilbert.",
+            layer_prefix="transformer.layer.",
+            layers_key="n_layers",
+            hidden_key="dim",
+            heads_key="n_heads",
+            ffn_key="hidden_dim",
+            activation_key="activation",
+            token_types=False,
+            pooler=False,
+            dense_in_head=True,
+        ),
+        Family(
+            "roberta",
+            base_prefix="roberta.",
+            layer_prefix="encoder.layer.",
+            token_types=False,
+            position_offset=2,
+            dense_in_head=True,
+            tokenizer_files=(
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "special_tokens_map.json",
+                "vocab.json",
+                "merges.txt",
+            ),
+        ),
+    )
+}
+
+
+def family_of(config: Mapping[str, Any], where: str) -> Family:
+    """The family that a Hugging Face ``config.json`` names. Raises InputError with the list of known ones."""
+    name = config.get("model_type")
+    family = FAMILIES.get(name) if isinstance(name, str) else None
+    if family is None:
+        raise InputError(f"unsupported model family {name!r}", where, f"edgebert reads {', '.join(FAMILIES)}")
+    return family

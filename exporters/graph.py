@@ -1,0 +1,224 @@
+"""From a checkpoint to one portable ONNX graph: trace once, cut at every depth, swap weights in by name.
+
+``trace`` is slow and depends on the shape alone; ``build_graph`` is quick and takes the weights of any
+checkpoint of that shape, of the same depth or shallower. Attention is traced eagerly, so that only
+standard operators remain and rows without a single real token stay finite.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+import torch
+
+from edgebert.artifact import Artifact, Architecture, Manifest
+from edgebert.errors import InputError
+from edgebert.shaping.checkpoint import copy_companions, load_module
+from edgebert.tasks import TASKS
+
+log = logging.getLogger("edgebert")
+
+MODEL = "model.onnx"
+OPSET = 18
+# protobuf cannot hold 2 GiB; larger weights go beside the graph.
+EXTERNAL_FROM_BYTES = 1_900_000_000
+_LAYER = re.compile(r"\.layer\.(\d+)(?:\D|$)")
+_WRAPPER = "model."
+_TRANSPOSED = ".T"
+
+
+@dataclass(frozen=True)
+class GraphConfig:
+    """Settings of the graph stage: the ONNX operator set."""
+
+    opset: int = OPSET
+
+
+@dataclass(frozen=True)
+class Template:
+    """A traced graph, its weights still named after the parameters, and where each layer ends.
+
+    ``layer_ends[k]`` names the value that leaves layer k.
+    """
+
+    model: ir.Model
+    task: str
+    architecture: Architecture
+    layer_ends: tuple[str, ...]
+    opset: int
+
+    def serves(self, source: Artifact, opset: int) -> bool:
+        """Whether a checkpoint's graph is this one, cut at its depth."""
+        shape = source.manifest.architecture
+        same = replace(shape, layers=self.architecture.layers) == self.architecture
+        return same and source.manifest.task == self.task and opset == self.opset and shape.layers <= self.architecture.layers
+
+
+class _Portable(torch.nn.Module):
+    """The checkpoint's model behind the graph's own signature.
+
+    The padding mask is made additive here, once and of shape [batch, 1, 1, sequence], where transformers
+    would trace some seventy nodes of shape arithmetic for it.
+    """
+
+    def __init__(self, model: torch.nn.Module, output: str) -> None:
+        super().__init__()
+        self.model = model
+        self.output = output
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        visible = attention_mask[:, None, None, :].to(torch.float32)
+        additive = (1.0 - visible) * torch.finfo(torch.float32).min
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        result: torch.Tensor = self.model(input_ids=input_ids, attention_mask=additive, **types)[self.output]
+        return result
+
+
+def trace(source: Artifact, opset: int = OPSET) -> Template:
+    """Trace a checkpoint's model with dynamic batch and sequence; the slow part, needed once per shape."""
+    manifest = source.manifest
+    output = TASKS[manifest.task].output
+    module = _Portable(load_module(source), output).eval()
+    with _silence():
+        program = torch.onnx.export(
+            module,
+            (),
+            kwargs=_example(source),
+            input_names=[spec.name for spec in manifest.inputs],
+            output_names=[output],
+            dynamic_shapes={spec.name: {0: "batch", 1: "sequence"} for spec in manifest.inputs},
+            opset_version=opset,
+            dynamo=True,
+            # Optimizing would fold weights into nameless constants; we fold after hoisting them by name.
+            optimize=False,
+            verbose=False,
+        )
+    model = _tidy(program.model)
+    ends = _layer_ends(model)
+    if len(ends) != manifest.architecture.layers:
+        raise RuntimeError(f"traced {len(ends)} layer ends in a model of {manifest.architecture.layers} layers")
+    return Template(model, manifest.task, manifest.architecture, ends, opset)
+
+
+def _example(source: Artifact) -> dict[str, torch.Tensor]:
+    # Sizes 2 and 9 are neither 0 nor 1, which the exporter would take for constants.
+    ones = torch.ones(2, 9, dtype=torch.int64)
+    return {spec.name: torch.zeros_like(ones) if spec.name == "token_type_ids" else ones for spec in source.manifest.inputs}
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """The exporter warns about torchvision, axis names and its own internals; none of it concerns a user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _tidy(model: ir.Model) -> ir.Model:
+    """Name weights as the checkpoint does, hoist their transposes, fold everything that is constant."""
+    import onnxscript.optimizer
+
+    for value in list(model.graph.initializers.values()):
+        if value.name and value.name.startswith(_WRAPPER):
+            value.name = value.name.removeprefix(_WRAPPER)
+    _hoist_transposes(model.graph)
+    onnxscript.optimizer.optimize(model)
+    return model
+
+
+def _hoist_transposes(graph: ir.Graph) -> None:
+    """Turn Transpose(weight) into a weight of its own, named ``weight.T``: a Linear's right-hand side."""
+    for node in list(graph):
+        source = node.inputs[0] if node.op_type == "Transpose" else None
+        if source is None or source.name not in graph.initializers or source.const_value is None:
+            continue
+        name = f"{source.name}{_TRANSPOSED}"
+        if name not in graph.initializers:
+            tensor = ir.tensor(source.const_value.numpy().T.copy(), name=name)
+            graph.register_initializer(ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor))
+        ir.convenience.replace_all_uses_with(node.outputs[0], graph.initializers[name])
+        graph.remove(node, safe=True)
+
+
+def _layer_ends(model: ir.Model) -> tuple[str, ...]:
+    """The value leaving each layer: the output of the last node whose module path names the layer."""
+    ends: dict[int, str] = {}
+    for node in model.graph:
+        found = _LAYER.search(node.metadata_props.get("namespace", ""))
+        if found and node.outputs[0].name:
+            ends[int(found[1])] = node.outputs[0].name
+    return tuple(ends[k] for k in sorted(ends))
+
+
+def build_graph(source: Artifact, config: GraphConfig, out: Path, *, template: Template) -> Manifest:
+    """Stage: the portable fp32 graph of a checkpoint, cut from a template of the same shape."""
+    if not template.serves(source, config.opset):
+        raise ValueError("the template was traced from another shape")
+    model = template.model.clone()
+    _cut(model, template, source.manifest.architecture.layers)
+    passes.RemoveUnusedNodesPass()(model)
+    _swap_weights(model, _parameters(source))
+    passes.ClearMetadataAndDocStringPass()(model)
+    save_graph(model, out)
+    copy_config(source, out)
+    copy_companions(source, out)
+    return replace(source.manifest, format="onnx", precision="fp32", target="cpu", needs={"opset": config.opset})
+
+
+def _cut(model: ir.Model, template: Template, layers: int) -> None:
+    """End the encoder after ``layers`` layers: what followed the last layer now follows this one."""
+    if layers == len(template.layer_ends):
+        return
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    last, kept = values[template.layer_ends[-1]], values[template.layer_ends[layers - 1]]
+    is_output = last in model.graph.outputs
+    ir.convenience.replace_all_uses_with(last, kept, replace_graph_outputs=True)
+    if is_output:
+        kept.shape, kept.type = last.shape, last.type
+        # Two values may not share a name, and the cut-off layer is removed only later.
+        last.name, kept.name = f"{last.name}.cut", last.name
+
+
+def _parameters(source: Artifact) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach() for name, tensor in load_module(source).state_dict().items()}
+
+
+def _swap_weights(model: ir.Model, parameters: dict[str, torch.Tensor]) -> None:
+    """Give every initializer that is named after a parameter that parameter's values."""
+    for name, value in model.graph.initializers.items():
+        plain = name.removesuffix(_TRANSPOSED)
+        if plain not in parameters:
+            continue
+        tensor = parameters[plain].T if name != plain else parameters[plain]
+        if value.shape is not None and tuple(tensor.shape) != tuple(value.shape):
+            raise InputError(f"weights {plain} have another shape", str(tuple(tensor.shape)), f"expected {value.shape}")
+        value.const_value = ir.tensor(tensor.contiguous().numpy(), name=name)
+
+
+def save_graph(model: ir.Model, out: Path) -> None:
+    """Write ``model.onnx``, with the weights beside it where they are too large for one file."""
+    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    external = f"{MODEL}_data" if weights > EXTERNAL_FROM_BYTES else None
+    ir.save(model, out / MODEL, external_data=external)
+
+
+def copy_config(source: Artifact, out: Path) -> None:
+    """Copy the Hugging Face ``config.json``."""
+    shutil.copyfile(source.path / "config.json", out / "config.json")

