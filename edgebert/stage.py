@@ -99,6 +99,19 @@ def publish(out: Path, *, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def scratch(near: Path) -> Iterator[Path]:
+    """A temporary folder beside ``near``, removed at the end; what a killed run left there goes first."""
+    near = near.absolute()
+    recover(near)
+    folder = _sibling(near, "tmp")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _swap(new: Path, out: Path) -> None:
     """Rename ``new`` to ``out``; a folder that stood there is set aside first and removed last."""
     if not out.exists():

@@ -1,13 +1,13 @@
-"""A synthetic intent-classification corpus for the demo: 48 intents in eight domains, from a grammar written by hand.
+"""A synthetic intent-classification corpus for the demo: 48 intents in eight domains, from a grammar.
 
     python examples/demo_data.py OUT --seed 0
 
-writes OUT/train.jsonl, OUT/dev.jsonl and OUT/test.jsonl with rows {"text": ..., "label": "<domain>.<intent>"}.
+writes train.jsonl, dev.jsonl and test.jsonl into OUT, with rows {"text": ..., "label": "<domain>.<intent>"}.
 
-Intents of one domain share their words and differ in who does what to whom, in tense, in negation or in what is
-asked. Most texts also mention a second intent that is *not* the request ("I've already cancelled ..., now ...",
-"... instead of cancelling ..."), so the words alone do not tell the label: the sentence has to be read. The test
-split also uses templates and fillers that occur in no other split.
+Intents of one domain share their words and differ in who does what to whom, in tense, in negation or in what
+is asked. Most texts also mention a second intent that is *not* the request ("I've already cancelled ..., now
+...", "... instead of cancelling ..."), so the words alone do not tell the label: the sentence has to be read.
+The test split also uses templates and fillers that occur in no other split.
 
 Notation of the grammar: an unindented line is a heading, an indented one a template below it, and
 
@@ -15,8 +15,8 @@ Notation of the grammar: an unindented line is a heading, an indented one a temp
     (a)       present or absent                 <verb>    the verb in the form that the sentence asks for
     * ...     a template held out for the test split
 
-A template of an intent that has a <verb> is an action ("<cancel> my flight") that can be asked for, reported or
-denied; one without is a sentence of its own ("did my flight leave?").
+A template of an intent that has a <verb> is an action ("<cancel> my flight") that can be asked for, reported
+or denied; one without is a sentence of its own ("did my flight leave?").
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import argparse
 import json
 import random
 import re
-from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -215,7 +214,7 @@ orders.cancel_order
     <stop> the {item} I ordered from being sent
     I ordered the {item} but don't want it sent any more
     the {item} I ordered should not be sent
-  * <withhold> payment and delivery of the {item} I ordered
+  * <call> off the order for the {item}
   * don't ship the {item} I asked for
 orders.order_status
     <check> whether the {item} I ordered has been sent
@@ -372,7 +371,7 @@ phone.stop_forwarding
     <let> me take the calls that go to [{person}|{phone}]
     my calls should no longer go to [{person}|{phone}]
     I can take my calls again, [{person}|{phone}] needn't
-  * <undo> the redirection of my calls to [{person}|{phone}]
+  * <remove> the redirection of my calls to [{person}|{phone}]
   * [{person}|{phone}] should not ring when somebody calls me
 phone.call_history
     <check> whether [{person}|{phone}] called me (yesterday)
@@ -383,7 +382,7 @@ phone.call_history
   * I can't remember if I called [{person}|{phone}] back
 """
 
-# {do}, {did}, {doing} and {say} speak of the text's own intent; {other ...} of one that is mentioned in passing.
+# {do}, {did}, {doing} and {say} speak of the text's own intent, {other ...} of one mentioned in passing.
 FRAMES = """
 want
     [please|can you|could you|help me] {do}
@@ -465,7 +464,8 @@ playlist
     [running|dinner|party|Sunday|work|road trip|sleep]
   * [study|summer|cooking]
 item
-    [blue jacket|desk lamp|coffee grinder|backpack|phone case|tent|raincoat|toaster|keyboard|garden hose|yoga mat]
+    [blue jacket|desk lamp|coffee grinder|backpack|phone case|tent]
+    [raincoat|toaster|keyboard|garden hose|yoga mat]
   * [tea kettle|bike helmet|bookshelf|wool scarf|blender]
 doctor
     [dentist|eye doctor|cardiologist|physiotherapist|paediatrician|skin doctor|family doctor]
@@ -478,15 +478,11 @@ phone
   * [555-0177|0162 900 15|the unknown number]
 """
 
-IRREGULAR = {
-    words.split()[0]: words.split()
-    for words in (
-        "send sent sending", "pay paid paying", "tell told telling", "find found finding", "put put putting",
-        "let let letting", "buy bought buying", "cut cut cutting", "stop stopped stopping", "drop dropped dropping",
-        "cancel cancelled cancelling", "verify verified verifying", "plan planned planning",
-        "program programmed programming", "withhold withheld withholding", "undo undone undoing",
-    )
-}  # fmt: skip
+IRREGULAR = """
+buy bought buying, cancel cancelled cancelling, cut cut cutting, drop dropped dropping, find found finding,
+let let letting, pay paid paying, plan planned planning, program programmed programming, put put putting,
+send sent sending, stop stopped stopping, tell told telling, verify verified verifying
+"""
 FORMS = ("do", "did", "doing")
 
 SIZES = {"train": 3000, "dev": 600, "test": 1200}
@@ -496,6 +492,7 @@ SPEAKING, TYPO, UNPUNCTUATED, SHOUTED = 0.25, 0.3, 0.4, 0.03  # chances of each 
 FILLED = "[um|uh|so|ok so|hello|hi there|hey|well|right] "
 POLITE = "[| -|,] [thanks|thank you|if possible|cheers|as soon as you can]"
 
+INFLECTED = {forms.split()[0]: forms.split() for forms in IRREGULAR.split(",")}
 GROUP = re.compile(r"\[([^][()]*)]|\(([^][()]*)\)")
 SLOT = re.compile(r"\{([^{}]*)}")
 VERB = re.compile(r"<(\w+)>")
@@ -516,7 +513,7 @@ def inflect(verb: str, form: str) -> str:
     """`verb` as "do" (cancel), "did" (cancelled, past and participle alike) or "doing" (cancelling)."""
     stem = verb.removesuffix("e")
     regular = [verb, stem + "ed", stem + "ing"]
-    return IRREGULAR.get(verb, regular)[FORMS.index(form)]
+    return INFLECTED.get(verb, regular)[FORMS.index(form)]
 
 
 class Speaker:
@@ -531,7 +528,7 @@ class Speaker:
     def text(self, label: str) -> str:
         """One noisy text that asks for the intent `label`."""
         (frame,) = self.rng.choices(list(SHARES), weights=list(SHARES.values()))
-        return self.noisy(tidy(self.framed(frame, label, self.other(label))))
+        return self.noisy(self.framed(frame, label, self.other(label)))
 
     def framed(self, frame: str, label: str, other: str) -> str:
         """A sentence in the given frame that asks for `label` and may mention `other`."""
@@ -578,11 +575,12 @@ class Speaker:
             text = self.drawn([FILLED]) + text
         if self.chance(SPEAKING):
             text = text + self.drawn([POLITE])
+        text = tidy(text)
         if self.chance(TYPO):
             text = self.mistyped(text)
         if self.chance(UNPUNCTUATED):
             return re.sub(r"(?<!\d)[',.?]", "", text).lower()
-        return text.upper() if self.chance(SHOUTED) else text[0].upper() + text[1:]
+        return text.upper() if self.chance(SHOUTED) else text
 
     def mistyped(self, text: str) -> str:
         """The text with two letters swapped, one dropped or one doubled, inside one longer word."""
@@ -592,42 +590,41 @@ class Speaker:
         return text[:at] + self.rng.choice([second + first, second, first + first + second]) + text[at + 2 :]
 
     def chance(self, probability: float) -> bool:
+        """True with the given probability."""
         return self.rng.random() < probability
 
 
 def tidy(text: str) -> str:
-    """Without the seams that joining templates leaves: double blanks, blanks before commas, stops after "?"."""
+    """Without the seams that joined templates leave: stray blanks, doubled marks, small initials."""
     text = re.sub(r"\s+", " ", text).strip()
-    text = re.sub(r"\?[.,]", "?", re.sub(r" (?=[,.])", "", text))
-    return re.sub(r"(?<=[.?] )[a-z]", lambda match: match[0].upper(), text)
+    text = re.sub(r"\?[.,]", "?", re.sub(r" (?=[,.?])", "", text))
+    return re.sub(r"(?:^|[.?] )[a-z]", lambda match: match[0].upper(), text)
 
 
 def generate(
     seed: int, train: int = SIZES["train"], dev: int = SIZES["dev"], test: int = SIZES["test"]
 ) -> dict[str, list[Row]]:
-    """The rows of each split: as many of every label (give or take one), no text twice, the same for a seed."""
+    """The rows of each split: equally many of every label, give or take one, and no text twice."""
     rng = random.Random(seed)
     told: set[str] = set()
     sizes = {"train": train, "dev": dev, "test": test}
-    return {
-        split: rows(Speaker(rng, held_out=split == "test"), size, told) for split, size in sizes.items()
-    }
+    return {split: rows(Speaker(rng, held_out=split == "test"), size, told) for split, size in sizes.items()}
 
 
 def rows(speaker: Speaker, size: int, told: set[str]) -> list[Row]:
-    """`size` shuffled rows whose texts, case aside, are not among those `told`, and are from then on."""
+    """`size` shuffled rows whose texts, case aside, are not among those `told`."""
     labels = islice(cycle(speaker.intents), size)
-    made = [{"text": next(untold(speaker, label, told)), "label": label} for label in labels]
+    made = [{"text": untold(speaker, label, told), "label": label} for label in labels]
     speaker.rng.shuffle(made)
     return made
 
 
-def untold(speaker: Speaker, label: str, told: set[str]) -> Iterator[str]:
-    while True:
-        text = speaker.text(label)
-        if text.lower() not in told:
-            told.add(text.lower())
-            yield text
+def untold(speaker: Speaker, label: str, told: set[str]) -> str:
+    """A text for `label` that is not among those `told`; it is from then on."""
+    while (text := speaker.text(label)).lower() in told:
+        pass
+    told.add(text.lower())
+    return text
 
 
 def write(
@@ -641,8 +638,9 @@ def write(
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Write the demo's synthetic intent corpus.")
-    parser.add_argument("folder", type=Path, metavar="OUT", help="folder for train.jsonl, dev.jsonl and test.jsonl")
+    parser.add_argument("folder", type=Path, metavar="OUT", help="folder for the three files")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
     for split, size in SIZES.items():
         parser.add_argument(f"--{split}", type=int, default=size, metavar="N", help=f"rows (default: {size})")

@@ -112,9 +112,10 @@ def trace(source: Artifact, opset: int = OPSET) -> Template:
 
 
 def _example(source: Artifact) -> dict[str, torch.Tensor]:
-    # Sizes 2 and 9 are neither 0 nor 1, which the exporter would take for constants.
-    ones = torch.ones(2, 9, dtype=torch.int64)
-    return {spec.name: torch.zeros_like(ones) if spec.name == "token_type_ids" else ones for spec in source.manifest.inputs}
+    # Sizes 2 and 9 are neither 0 nor 1, which the exporter would take for constants; and every input is a
+    # tensor of its own, since it takes inputs that share one for the same input.
+    fill = {"input_ids": 1, "attention_mask": 1, "token_type_ids": 0}
+    return {spec.name: torch.full((2, 9), fill[spec.name], dtype=torch.int64) for spec in source.manifest.inputs}
 
 
 @contextmanager

@@ -60,3 +60,17 @@ class TorchSession:
 
     def close(self) -> None:
         self._module = None
+
+
+def reference_session(checkpoint: Artifact) -> Session:
+    """The checkpoint with eager attention: the arithmetic that parity is judged against."""
+    return TorchSession(checkpoint, load_module(checkpoint), SessionConfig())
+
+
+def hidden_after(checkpoint: Artifact, layers: int, feed: Feed) -> Array:
+    """``hidden_states[layers]`` of a checkpoint, float32 [batch, sequence, hidden]; 0 is the embeddings."""
+    module = load_module(checkpoint)
+    with torch.inference_mode():
+        states = module(**{name: torch.from_numpy(array) for name, array in feed.items()}, output_hidden_states=True)
+    result: Array = states.hidden_states[layers].numpy()
+    return result

@@ -1,9 +1,10 @@
-"""The demo's corpus: reproducible, without leaks between its splits, balanced, and clean of the grammar's notation."""
+"""The demo's corpus: reproducible, balanced, without leaks between splits, clean of the notation."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import random
 import re
 import sys
 from collections import Counter
@@ -19,7 +20,8 @@ Corpus = dict[str, list[dict[str, str]]]
 
 def load() -> ModuleType:
     spec = importlib.util.spec_from_file_location("demo_data", SCRIPT)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -81,8 +83,6 @@ def test_texts_are_noisy(corpus: Corpus) -> None:
     train = texts(corpus, "train")
     assert any(text.isupper() for text in train)
     assert 0.2 < sum(text.islower() for text in train) / len(train) < 0.6
-    clean = demo_data.Speaker(demo_data.random.Random(0), held_out=False)
-    assert clean.mistyped("transfer") != clean.mistyped("transfer")
 
 
 def test_only_the_test_split_has_held_out_fillers_and_templates(corpus: Corpus) -> None:
@@ -110,9 +110,10 @@ def test_verbs_are_inflected(verb: str, forms: tuple[str, ...]) -> None:
     assert tuple(demo_data.inflect(verb, form) for form in ("do", "did", "doing")) == forms
 
 
-def test_noise_keeps_a_typo_inside_one_word() -> None:
-    speaker = demo_data.Speaker(demo_data.random.Random(1), held_out=False)
-    for _ in range(200):
-        typed = speaker.mistyped("cancel my flight")
-        changed = [a for a, b in zip(typed.split(), ["cancel", "my", "flight"], strict=True) if a != b]
-        assert len(changed) <= 1
+def test_a_typo_changes_no_more_than_one_word() -> None:
+    speaker = demo_data.Speaker(random.Random(1), held_out=False)
+    clean = "cancel my flight"
+    typed = [speaker.mistyped(clean) for _ in range(100)]
+    assert len(set(typed)) > 10
+    for text in typed:
+        assert sum(a != b for a, b in zip(text.split(), clean.split(), strict=True)) <= 1

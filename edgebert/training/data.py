@@ -76,14 +76,16 @@ def read(path: Path | str, columns: Mapping[str, str] | None = None, seed: int =
     """
     columns = columns or {}
     if unknown := sorted(set(columns) - set(FIELDS)):
-        raise UsageError(f"no field is called {unknown[0]!r}", "--columns", f"map some of {', '.join(FIELDS)}")
+        raise UsageError(
+            f"no field is called {unknown[0]!r}", "--columns", f"map some of {', '.join(FIELDS)}"
+        )
     source = Path(path)
     parts = {split: _read_part(file, columns) for split, file in _find(source).items()}
     kind = _kind_of(parts)
     parts = {split: _settle_labels(part, kind) for split, part in parts.items()}
     labels = _labels_of(parts, source) if kind == "label" else ()
     rows = {split: part.rows for split, part in parts.items()}
-    notes = _duplicate_notes(rows)
+    notes, warnings = _duplicate_notes(rows), _overlap_warnings(rows)
     if "dev" not in rows:
         rows["train"], rows["dev"] = split_dev(rows["train"], seed, str(parts["train"].path))
         notes.append(f"dev: {len(rows['dev'])} rows drawn from train (seed {seed})")
@@ -101,7 +103,7 @@ def read(path: Path | str, columns: Mapping[str, str] | None = None, seed: int =
         digest=_digest(rows, labels),
         test_is_dev=test_is_dev,
         notes=tuple(notes),
-        warnings=() if test_is_dev else _overlap_warnings(rows),
+        warnings=warnings,
     )
 
 
@@ -115,7 +117,9 @@ def _find(source: Path) -> dict[str, Path]:
     for split in SPLITS:
         files = [source / f"{split}{ext}" for ext in READERS if (source / f"{split}{ext}").is_file()]
         if len(files) > 1:
-            raise InputError(f"two files for {split}: {files[0].name}, {files[1].name}", str(source), "remove one")
+            raise InputError(
+                f"two files for {split}: {files[0].name}, {files[1].name}", str(source), "remove one"
+            )
         if files:
             found[split] = files[0]
     if "train" not in found:
@@ -209,7 +213,9 @@ def _kind_of(parts: Mapping[str, _Part]) -> Kind:
         return "none"
     if not all(labelled.values()):
         split = next(split for split, yes in labelled.items() if not yes)
-        raise InputError("this part has no labels, but others do", str(parts[split].path), "label all parts, or none")
+        raise InputError(
+            "this part has no labels, but others do", str(parts[split].path), "label all parts, or none"
+        )
     labels = [row.label for part in parts.values() for row in part.rows]
     if any(isinstance(label, float) for label in labels):
         return "score"
@@ -241,7 +247,9 @@ def _labels_of(parts: Mapping[str, _Part], source: Path) -> tuple[str, ...]:
         for row, line in zip(part.rows, part.lines, strict=True):
             if row.label not in names:
                 what = f"label {row.label!r} in {split} is not in train"
-                raise InputError(what, place(part.path, line, "label"), f"add such rows to train in {source}, or drop them")
+                raise InputError(
+                    what, place(part.path, line, "label"), f"add such rows to train in {source}, or drop them"
+                )
     return ordered(names)
 
 
@@ -284,8 +292,9 @@ def _duplicate_notes(rows: Mapping[str, Sequence[Row]]) -> list[str]:
 
 def _overlap_warnings(rows: Mapping[str, Sequence[Row]]) -> tuple[str, ...]:
     known = {(row.text, row.text_b) for row in rows["train"]}
-    count = sum((row.text, row.text_b) in known for row in rows["test"])
-    return (f"{count} of {len(rows['test'])} test texts are also in train",) if count else ()
+    test = rows.get("test", ())
+    count = sum((row.text, row.text_b) in known for row in test)
+    return (f"{count} of {len(test)} test texts are also in train",) if count else ()
 
 
 def _digest(rows: Mapping[str, Sequence[Row]], labels: Sequence[str]) -> str:
@@ -325,10 +334,12 @@ def _by_index(ours: Sequence[str], theirs: Sequence[str]) -> dict[str, str] | No
 
 
 def _relabel(data: Data, labels: tuple[str, ...], renamed: Mapping[str, str]) -> Data:
-    rows = {
-        split: tuple(replace(row, label=renamed[str(row.label)]) for row in getattr(data, split)) for split in SPLITS
-    }
-    return replace(data, labels=labels, digest=_digest(rows, labels), **rows)
+    train, dev, test = (
+        tuple(replace(row, label=renamed[str(row.label)]) for row in part)
+        for part in (data.train, data.dev, data.test)
+    )
+    digest = _digest({"train": train, "dev": dev, "test": test}, labels)
+    return replace(data, train=train, dev=dev, test=test, labels=labels, digest=digest)
 
 
 def sample_texts(rows: Sequence[Row], count: int, seed: int = 0) -> tuple[Row, ...]:

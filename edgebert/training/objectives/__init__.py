@@ -14,7 +14,7 @@ from edgebert.training.objectives.task import embedding_term, labels_term
 
 @dataclass(frozen=True)
 class Method:
-    """``terms`` for a classifier, ``encoder_terms`` for a sentence encoder (none: it cannot be trained so)."""
+    """``terms`` for a classifier, ``encoder_terms`` for a sentence encoder (none: impossible)."""
 
     terms: tuple[Term, ...]
     encoder_terms: tuple[Term, ...]
@@ -25,7 +25,9 @@ class Method:
 METHODS: Mapping[str, Method] = {
     "none": Method((labels_term,), (), needs_teacher=False),
     "logits": Method((labels_term, logits_term), (embedding_term,)),
-    "hidden": Method((labels_term, logits_term, hidden_term), (embedding_term, hidden_term), needs_hidden=True),
+    "hidden": Method(
+        (labels_term, logits_term, hidden_term), (embedding_term, hidden_term), needs_hidden=True
+    ),
 }
 
 

@@ -25,7 +25,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on its way through an objective: both outputs, ``mask`` [batch, sequence] and labels [batch]."""
+    """One batch on its way through an objective: both outputs, mask [batch, sequence], labels [batch]."""
 
     student: Outputs
     teacher: Outputs
@@ -35,7 +35,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Weights:
-    """How much each term counts. ``labels`` weighs cross-entropy, the soft labels always count once (× T²)."""
+    """How much each term counts: ``labels`` for cross-entropy. The soft labels count once (× T²)."""
 
     labels: float
     hidden: float
@@ -45,7 +45,8 @@ class Weights:
 class Term(Protocol):
     """One summand of the loss: a batch to a scalar tensor, already weighted."""
 
-    def __call__(self, batch: Batch, weights: Weights) -> Tensor: ...
+    def __call__(self, batch: Batch, weights: Weights) -> Tensor:
+        """The term's value."""
 
 
 def required(tensor: Tensor | None) -> Tensor:
@@ -58,4 +59,6 @@ def required(tensor: Tensor | None) -> Tensor:
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of ``values`` [batch, sequence, hidden] over the real tokens of ``mask`` [batch, sequence]."""
     weight = mask.to(values.dtype).unsqueeze(-1)
-    return (values * weight).sum() / (weight.sum() * values.shape[-1]).clamp_min(torch.finfo(values.dtype).tiny)
+    return (values * weight).sum() / (weight.sum() * values.shape[-1]).clamp_min(
+        torch.finfo(values.dtype).tiny
+    )

@@ -19,14 +19,13 @@ def embedding_term(batch: Batch, weights: Weights) -> Tensor:
 
 
 def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance plus cosine distance of sentence vectors [batch, hidden], mean over the batch.
+    """Mean squared error plus cosine distance of sentence vectors [batch, hidden], mean over the batch.
 
     The first keeps the scale (Reimers and Gurevych 2020, "Making Monolingual Sentence Embeddings
     Multilingual using Knowledge Distillation"), the second the direction (DistilBERT's cosine term).
     """
-    squared = (student - teacher).square().sum(dim=-1).mean()
     cosine = functional.cosine_similarity(student, teacher, dim=-1).mean()
-    return squared + (1.0 - cosine)
+    return functional.mse_loss(student, teacher) + (1.0 - cosine)
 
 
 def pool(hidden: Tensor, mask: Tensor, mode: str, *, normalize: bool) -> Tensor:

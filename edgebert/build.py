@@ -1,0 +1,374 @@
+"""Building in Python: which stages run, in which order, for a target and precision.
+
+``export`` and ``distill`` are what the commands of those names call. An artifact is published only after
+it has proved itself; what failed leaves its parity ledger behind and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgebert import stage
+from edgebert.artifact import Artifact, Manifest
+from edgebert.errors import CheckFailed, UsageError
+from edgebert.judging import parity
+from edgebert.judging.evaluate import evaluate, text_of
+from edgebert.judging.metrics import Metric
+from edgebert.progress import bar
+from edgebert.registry import check_pair
+from edgebert.serving.model import load
+from edgebert.serving.tokens import Batch, Text, TextTokenizer
+from edgebert.shaping.checkpoint import HeadConfig, add_head, open_checkpoint
+from edgebert.shaping.depth import KEEP_FIRST, TruncateConfig, layers_to_keep, truncate
+from edgebert.tasks import TASKS
+from edgebert.training.data import Data, match_labels, read, sample_texts
+
+if TYPE_CHECKING:
+    from edgebert.exporters.graph import Template
+    from edgebert.training.trainer import TrainConfig
+
+log = logging.getLogger("edgebert")
+
+# Texts for the parity ledger, and how many of them travel with the artifact as golden vectors.
+PARITY_TEXTS = 48
+GOLDEN_TEXTS = 4
+GOLDEN = "golden.npz"
+
+
+@dataclass(frozen=True)
+class SealConfig:
+    """Settings of the last stage: the target the artifact is for, and where its test texts came from."""
+
+    target: str
+    precision: str
+    texts: str
+
+
+class Exporter:
+    """Exports checkpoints of one shape, however deep, from one trace.
+
+    ``source`` is the deepest of them; intermediate artifacts live in ``work``. ``texts`` serve the parity
+    ledger, ``texts_from`` says where they are from.
+    """
+
+    def __init__(self, source: Artifact, texts: Sequence[Text], texts_from: str, work: Path) -> None:
+        self.source, self.texts, self.texts_from, self.work = source, list(texts), texts_from, work
+
+    @cached_property
+    def template(self) -> Template:
+        """The trace, made when the first graph needs it."""
+        from edgebert.exporters.graph import trace
+
+        log.info("tracing %s, %d layers", self.source.manifest.name, self.source.manifest.architecture.layers)
+        return trace(self.source)
+
+    @cached_property
+    def feeds(self) -> list[Batch]:
+        """The texts as token arrays: each alone, and all in padded batches."""
+        return parity.feeds(TextTokenizer(self.source), self.texts)
+
+    def truncated(self, keep: Sequence[int]) -> Artifact:
+        """The source with the layers ``keep``; the source itself where that is all of them."""
+        if tuple(keep) == tuple(range(self.source.manifest.architecture.layers)):
+            return self.source
+        return self._once("truncate", f"l{'-'.join(map(str, keep))}", truncate, self.source, TruncateConfig(tuple(keep)))
+
+    def unproven(self, checkpoint: Artifact, target: str, precision: str) -> Artifact:
+        """A checkpoint at a precision, right in shape and speed but not yet verified or complete."""
+        from edgebert.exporters.graph import GraphConfig, build_graph
+        from edgebert.exporters.quantize import DynamicConfig, quantize_dynamic
+
+        check_pair(target, precision)
+        if target == "torch":
+            return checkpoint
+        name = checkpoint.digest[:16]
+        graph = self._once("graph", f"{name}-fp32", partial(build_graph, template=self.template), checkpoint, GraphConfig())
+        if precision == "fp32":
+            return graph
+        return self._once("quantize", f"{name}-{precision}", quantize_dynamic, graph, DynamicConfig.for_this_cpu(precision))
+
+    def export(self, checkpoint: Artifact, target: str, precision: str, out: Path, *, force: bool = False) -> Artifact:
+        """Build, verify and publish one artifact. Raises CheckFailed where the ledger says no."""
+        reference = self._reference(checkpoint)
+        stages = self._ledger(checkpoint, reference, target, precision)
+        if not all(line.ok for line in stages):
+            self._refuse(stages, out)
+        seal = partial(_seal, ledger=stages, golden=self._golden(reference))
+        config = SealConfig(target, precision, self.texts_from)
+        return stage.run("seal", seal, self.unproven(checkpoint, target, precision), config, out, force=force)
+
+    def _ledger(
+        self, checkpoint: Artifact, reference: list[parity.Float], target: str, precision: str
+    ) -> tuple[parity.Stage, ...]:
+        lines = self._truncation(checkpoint)
+        if target == "torch":
+            return lines
+        graph = self.unproven(checkpoint, target, "fp32")
+        line, exact = parity.onnx_stage("onnx-fp32", reference, graph, self.feeds)
+        lines = (*lines, line)
+        if precision == "fp32":
+            return lines
+        quantized = self.unproven(checkpoint, target, precision)
+        return (*lines, parity.onnx_stage(precision, exact, quantized, self.feeds)[0])
+
+    def _truncation(self, checkpoint: Artifact) -> tuple[parity.Stage, ...]:
+        """Untrained first layers must give the full model's hidden state, to the bit."""
+        from edgebert.runtimes.reference import hidden_after
+
+        layers = checkpoint.manifest.architecture.layers
+        steps = [step.stage for step in checkpoint.manifest.history[len(self.source.manifest.history) :]]
+        if steps != ["truncate"] or checkpoint.manifest.kept_layers != self.source.manifest.kept_layers[:layers]:
+            return ()
+        feed = self.feeds[-1]
+        full, cut = hidden_after(self.source, layers, feed), hidden_after(checkpoint, layers, feed)
+        rows = [[row.ravel() for row in states] for states in (full, cut)]
+        return (parity.compare("truncate", "truncate", *rows, labels=False),)
+
+    def _reference(self, checkpoint: Artifact) -> list[parity.Float]:
+        from edgebert.runtimes.reference import reference_session
+
+        session = reference_session(checkpoint)
+        return parity.outputs(parity.runner(session, checkpoint), self.feeds)
+
+    def _golden(self, reference: list[parity.Float]) -> dict[str, Any]:
+        # The first texts alone: what one request at a time must give wherever it is deployed.
+        arrays: dict[str, Any] = {}
+        for index in range(min(GOLDEN_TEXTS, len(self.texts))):
+            arrays[f"{index}.output"] = reference[index].astype(np.float32)
+            arrays.update({f"{index}.{name}": array for name, array in self.feeds[index].items()})
+        return arrays
+
+    def _refuse(self, stages: Sequence[parity.Stage], out: Path) -> None:
+        document = {"ok": False, "stages": [dataclasses.asdict(line) for line in stages], "metric": None}
+        path = out.with_name(f"{out.name}.parity.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stage.write_json(path, document)
+        bad = next(line for line in stages if not line.ok)
+        what = f"parity of {bad.name} failed: error {bad.max_abs_error:.3g} of {bad.tolerance:.3g}, cosine {bad.cosine:.5f}"
+        raise CheckFailed(what, str(path), "use --precision fp32, or report the model", document)
+
+    def _once(self, step: str, name: str, build: Callable[..., Manifest], source: Artifact, config: Any) -> Artifact:
+        path = self.work / name
+        return Artifact.open(path) if path.exists() else stage.run(step, build, source, config, path)
+
+
+def _seal(
+    source: Artifact, config: SealConfig, out: Path, *, ledger: Sequence[parity.Stage], golden: Mapping[str, Any]
+) -> Manifest:
+    """Stage: everything that makes an artifact complete by itself: golden vectors, checks, a card."""
+    for name in source.manifest.files:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(source.read(name))
+    np.savez(out / GOLDEN, **golden)
+    checks = {**source.manifest.checks, "parity": [dataclasses.asdict(line) for line in ledger]}
+    manifest = replace(source.manifest, target=config.target, precision=config.precision, checks=checks)
+    (out / "README.md").write_text(_card(manifest, config), "utf-8")
+    return manifest
+
+
+def _card(manifest: Manifest, config: SealConfig) -> str:
+    shape = manifest.architecture
+    lines = [
+        f"# {manifest.name}, {shape.layers} layers, {config.precision}",
+        "",
+        f"{manifest.task} for target `{config.target}`: {shape.family}, {shape.layers} layers, hidden {shape.hidden}, "
+        f"{shape.heads} heads, FFN {shape.ffn}, {shape.vocab} tokens; reads up to {manifest.max_length} tokens.",
+        "",
+        f"Verified on {config.texts}:",
+        "",
+        "| step | max error | tolerance | cosine | same label |",
+        "|---|---|---|---|---|",
+    ]
+    for line in manifest.checks["parity"]:
+        label = "" if line["label_agreement"] is None else f"{line['label_agreement']:.1%}"
+        lines.append(
+            f"| {line['name']} | {line['max_abs_error']:.2e} | {line['tolerance']:.2e} | {line['cosine']:.6f} | {label} |"
+        )
+    use = "predict" if manifest.labels else "encode"
+    lines += ["", "```python", "import edgebert", f'edgebert.load("<this folder>").{use}(["some text"])', "```", ""]
+    return "\n".join(lines)
+
+
+def sample() -> list[Text]:
+    """The packaged text sample: thirty texts of 2 to 150 words."""
+    return list(files("edgebert").joinpath("data/sample.txt").read_text("utf-8").splitlines())
+
+
+def parity_texts(data: Data | None) -> tuple[list[Text], str]:
+    """Texts for the ledger and where they are from: the data's train part, or the packaged sample."""
+    if data is None:
+        return sample(), "edgebert's packaged text sample"
+    rows = sample_texts(data.train, PARITY_TEXTS)
+    return [text_of(row) for row in rows], f"{len(rows)} texts of {data.name} (train)"
+
+
+def export(
+    model: str = "minilm",
+    layers: int | Sequence[int] | None = None,
+    target: str = "cpu",
+    precision: str | Sequence[str] = "fp32",
+    out: str | Path = "edgebert-out",
+    *,
+    keep: str = KEEP_FIRST,
+    data: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    task: str = "auto",
+    force: bool = False,
+) -> list[Artifact]:
+    """Export a checkpoint at one or several depths and precisions, from one trace; each proves itself first.
+
+    Returns the artifacts, published under ``out``. Raises UsageError for depths that do not exist or
+    folders that do, InputError for unusable checkpoints or data, CheckFailed where parity fails.
+    """
+    source = open_checkpoint(model, task)
+    depth = source.manifest.architecture.layers
+    wanted = [layers] if isinstance(layers, int) else list(layers or [depth])
+    precisions = [precision] if isinstance(precision, str) else list(precision)
+    for name in precisions:
+        check_pair(target, name)
+    keeps = [layers_to_keep(count, keep, depth) for count in wanted]
+    jobs = [(kept, name, Path(out) / _name(source, kept, target, name)) for kept in keeps for name in precisions]
+    _check_places(source, Path(out), [path for _, _, path in jobs], force=force)
+    texts, texts_from = parity_texts(read(data, columns) if data is not None else None)
+    log.info("%s, verified on %s", source.manifest.name, texts_from)
+    done = []
+    with _workplace(Path(out)) as work:
+        exporter = Exporter(source, texts, texts_from, work)
+        for kept, name, path in bar(jobs, "exporting"):
+            done.append(exporter.export(exporter.truncated(kept), target, name, path, force=force))
+            log.info("exported %s (%.1f MB)", path, done[-1].manifest.bytes / 1e6)
+    return done
+
+
+def _name(source: Artifact, keep: Sequence[int], target: str, precision: str) -> str:
+    plain = tuple(keep) == tuple(range(len(keep)))
+    kept = "" if plain else "-keep" + "-".join(map(str, keep))
+    return f"{source.manifest.name}-l{len(keep)}{kept}-{target}-{precision}"
+
+
+def _check_places(source: Artifact, out: Path, paths: Sequence[Path], *, force: bool) -> None:
+    if out.resolve() == source.path.resolve():
+        raise UsageError("output folder is the checkpoint itself", str(out), "choose another with -o")
+    if len(set(paths)) != len(paths):
+        raise UsageError("the same artifact is asked for twice", str(out), "list each depth and precision once")
+    for path in paths:
+        stage.recover(path.absolute())
+        if path.exists() and not force:
+            raise UsageError("already exists", str(path), "choose another folder with -o, or overwrite with --force")
+
+
+@contextmanager
+def _workplace(out: Path) -> Any:
+    """A folder for intermediate artifacts on the same disk, gone afterwards, however it ends."""
+    created = [folder for folder in (out, *out.parents) if not folder.exists()]
+    scratch = (out / "work").absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with stage.scratch(scratch) as work:
+            yield work
+    finally:
+        for folder in created:
+            # A run that made nothing leaves nothing.
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def classifier(model: str, data: Data, out: Path, seed: int = 0) -> tuple[Artifact, Data, bool]:
+    """A checkpoint with a head for the data's labels, the data in its terms, and whether it was trained before.
+
+    A checkpoint fine-tuned for these labels is taken as it is; any other gets a fresh head at ``out``.
+    """
+    source = open_checkpoint(model)
+    matched = match_labels(data, source.manifest.labels) if source.manifest.labels else None
+    if matched is not None:
+        return source, matched, True
+    if out.exists():
+        return Artifact.open(out), data, False
+    return stage.run("head", add_head, source, HeadConfig(data.labels, seed), out), data, False
+
+
+def train_stage(
+    source: Artifact, config: TrainConfig, out: Path, *, data: Data, teacher: Artifact | None, work: Path
+) -> Artifact:
+    """Train ``source`` into ``out``, or open what an earlier run of the same inputs published there."""
+    from edgebert.training.trainer import train
+
+    if out.exists():
+        return Artifact.open(out)
+    config = replace(config, data=data.digest, teacher=teacher.digest if teacher else "")
+    return stage.run("train", partial(train, data=data, teacher=teacher, work=work), source, config, out)
+
+
+def verify(
+    artifact: str | Path, reference: str | None = None, data: str | Path | None = None, columns: Mapping[str, str] | None = None
+) -> tuple[list[parity.Stage], Metric | None]:
+    """Judge an artifact where it stands: golden vectors, parity with a checkpoint, the task metric on data.
+
+    Raises InputError for a broken artifact. A failed check is in the result, not an exception.
+    """
+    opened = Artifact.open(artifact)
+    rows = read(data, columns) if data is not None else None
+    with load(artifact) as model:
+        stages = [_golden_stage(opened, model.run)]
+        if reference is not None:
+            stages.append(_reference_stage(opened, model.run, open_checkpoint(reference), rows))
+        metric = None
+        if rows is not None and opened.manifest.labels:
+            matched = match_labels(rows, opened.manifest.labels)
+            if matched is None:
+                raise UsageError("labels of the data are not the artifact's", str(data), f"it knows {', '.join(opened.manifest.labels[:5])}")
+            metric = evaluate(model, matched.test).metric_value()
+    return stages, metric
+
+
+def _golden_stage(artifact: Artifact, run: parity.Run) -> parity.Stage:
+    import io
+
+    with np.load(io.BytesIO(artifact.read(GOLDEN)), allow_pickle=False) as arrays:
+        count = sum(name.endswith(".output") for name in arrays.files)
+        names = [spec.name for spec in artifact.manifest.inputs]
+        feeds = [{name: arrays[f"{i}.{name}"] for name in names} for i in range(count)]
+        expected = [arrays[f"{i}.output"] for i in range(count)]
+    labels = TASKS[artifact.manifest.task].has_labels
+    return parity.compare("golden", _kind(artifact), expected, parity.outputs(run, feeds), labels=labels)
+
+
+def _reference_stage(artifact: Artifact, run: parity.Run, checkpoint: Artifact, rows: Data | None) -> parity.Stage:
+    from edgebert.runtimes.reference import reference_session
+
+    if checkpoint.manifest.architecture != artifact.manifest.architecture:
+        ours, theirs = artifact.manifest.architecture.layers, checkpoint.manifest.architecture.layers
+        raise UsageError(f"reference has another shape ({theirs} layers, the artifact {ours})", str(checkpoint.path), "give the checkpoint it was exported from")
+    feeds = parity.feeds(TextTokenizer(artifact), parity_texts(rows)[0])
+    expected = parity.outputs(parity.runner(reference_session(checkpoint), checkpoint), feeds)
+    labels = TASKS[artifact.manifest.task].has_labels
+    return parity.compare("reference", _kind(artifact), expected, parity.outputs(run, feeds), labels=labels)
+
+
+def _kind(artifact: Artifact) -> str:
+    return artifact.manifest.precision.partition("-")[0]
+
+
+def document_of(stages: Sequence[parity.Stage], metric: Metric | None) -> dict[str, Any]:
+    """The JSON document of ``edgebert verify``."""
+    result: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "ok": all(line.ok for line in stages),
+                "stages": [dataclasses.asdict(line) for line in stages],
+                "metric": dataclasses.asdict(metric) if metric else None,
+            }
+        )
+    )
+    return result

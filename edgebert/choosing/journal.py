@@ -1,0 +1,124 @@
+"""The sweep folder: its lock, the inputs it is about, the journal of finished candidates, their scores.
+
+``fit.json`` says what is being fitted, ``sweep.jsonl`` holds one line a finished candidate, ``scores/`` the
+per-text results that ties are judged by. Lines are only ever appended; a later line of a candidate counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgebert.artifact import parse_json
+from edgebert.choosing.candidate import Candidate
+from edgebert.errors import EnvironmentMissing, InputError, UsageError
+from edgebert.judging.metrics import Scores
+from edgebert.stage import write_json
+
+log = logging.getLogger("edgebert")
+
+_JOURNAL, _INPUTS, _LOCK = "sweep.jsonl", "fit.json", ".lock"
+
+
+class Journal:
+    """A sweep folder's memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder alone. Raises EnvironmentMissing while another run holds it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / _LOCK, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise EnvironmentMissing("another fit is at work in this folder", str(self.folder), "wait for it, or choose another with -o") from None
+            yield
+
+    def require_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Remember what is fitted, or raise UsageError naming what changed since the folder was begun."""
+        path = self.folder / _INPUTS
+        if not path.exists():
+            write_json(path, {"inputs": dict(inputs)})
+            return
+        before = self.facts()["inputs"]
+        changed = [name for name in inputs if before.get(name) != json.loads(json.dumps(inputs[name]))]
+        if changed:
+            name = changed[0]
+            raise UsageError(
+                f"{', '.join(changed)} changed since this fit was begun ({before.get(name)!r}, now {inputs[name]!r})",
+                str(self.folder),
+                "choose another folder with -o, or remove this one",
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """What ``fit.json`` holds. Raises InputError where this is no sweep folder."""
+        path = self.folder / _INPUTS
+        if not path.is_file():
+            raise InputError("not a sweep folder", str(self.folder), f"no {_INPUTS} there; give what edgebert fit wrote")
+        return parse_json(path.read_bytes(), str(path))
+
+    def remember(self, **facts: Any) -> None:
+        """Add facts to ``fit.json``."""
+        write_json(self.folder / _INPUTS, {**self.facts(), **facts})
+
+    def append(self, candidate: Candidate) -> None:
+        """Add a finished candidate, flushed to disk before this returns."""
+        path = self.folder / _JOURNAL
+        _cut_torn_line(path)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(candidate.to_dict(), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def candidates(self, *, trained: bool) -> list[Candidate]:
+        """Finished candidates, the latest line of each; a torn last line is dropped with a notice."""
+        path = self.folder / _JOURNAL
+        found: dict[Any, Candidate] = {}
+        for number, line in enumerate(path.read_text("utf-8").splitlines() if path.is_file() else [], start=1):
+            try:
+                candidate = Candidate.from_dict(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                log.warning("%s: line %d is torn and was dropped", path, number)
+                continue
+            if candidate.trained == trained:
+                found[candidate.key] = candidate
+        return list(found.values())
+
+    def save_scores(self, candidate: Candidate, dev: Scores, test: Scores) -> None:
+        """Keep the per-text results, for pairing candidates later."""
+        path = self._scores(candidate)
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez_compressed(temporary, metric=np.array(dev.metric), dev=dev.rows, test=test.rows)
+        os.replace(temporary, path)
+
+    def scores(self, candidate: Candidate, part: str = "dev") -> Scores | None:
+        """The per-text results of a candidate on ``dev`` or ``test``, or None where there are none."""
+        path = self._scores(candidate)
+        if not path.is_file():
+            return None
+        with np.load(path, allow_pickle=False) as arrays:
+            return Scores(str(arrays["metric"]), arrays[part])
+
+    def _scores(self, candidate: Candidate) -> Path:
+        return self.folder / "scores" / f"l{candidate.layers}-{candidate.target}-{candidate.precision}.npz"
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove a last line without its end, so that the next line does not grow onto it."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)

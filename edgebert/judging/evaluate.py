@@ -1,0 +1,42 @@
+"""The task metric of an artifact, measured through the very path that will serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgebert.errors import InputError
+from edgebert.judging.metrics import Scores, accuracy, agreement, cosine_rows, spearman
+from edgebert.serving.model import Model
+from edgebert.serving.tokens import Text
+from edgebert.training.data import Row
+
+
+def text_of(row: Row) -> Text:
+    """What the model reads of a row: its text, or the pair."""
+    return row.text if row.text_b is None else (row.text, row.text_b)
+
+
+def evaluate(model: Model, rows: Sequence[Row], reference: Model | None = None) -> Scores:
+    """Scores of ``model`` on ``rows``.
+
+    A classifier: accuracy. An encoder: Spearman's rank correlation with the rated pairs, or, where rows
+    are not rated, the cosine with the ``reference`` encoder's vectors. Raises InputError where the rows
+    do not allow any of these.
+    """
+    if model.artifact.manifest.labels:
+        expected = [row.label for row in rows]
+        if not all(isinstance(label, str) for label in expected):
+            raise InputError("no class labels to judge a classifier by", "the data", "add a label column")
+        return accuracy([p.label for p in model.predict([text_of(row) for row in rows])], list(map(str, expected)))
+    if all(row.text_b is not None and isinstance(row.label, float) for row in rows):
+        first, second = model.encode([row.text for row in rows]), model.encode([str(row.text_b) for row in rows])
+        return spearman(cosine_rows(first, second), [float(row.label or 0.0) for row in rows])
+    if reference is None:
+        raise InputError("neither ratings nor a reference to judge an encoder by", "the data", "add text_b and label")
+    return agreement(model.encode(_texts(rows)), reference.encode(_texts(rows)))
+
+
+def _texts(rows: Sequence[Row]) -> list[Text]:
+    return [part for row in rows for part in (row.text, row.text_b) if part is not None]
+
+

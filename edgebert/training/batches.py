@@ -1,0 +1,128 @@
+"""From rows to tensors: tokenized once, batched by length, padded to the longest of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from edgebert.artifact import Artifact
+from edgebert.errors import InputError
+from edgebert.training.data import Row
+
+_MEGABATCH = 50
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One tokenized row: token ids and token types, special tokens included, no padding."""
+
+    ids: tuple[int, ...]
+    types: tuple[int, ...]
+
+
+def tokenize(source: Artifact, rows: Sequence[Row], max_length: int) -> list[Encoded]:
+    """Tokenize rows as the checkpoint does, cut to ``max_length`` tokens."""
+    tokenizer = _tokenizer_of(source)
+    # Some checkpoints (MiniLM's among them) store a fixed padding and a truncation of their own.
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    texts = [row.text if row.text_b is None else (row.text, row.text_b) for row in rows]
+    return [Encoded(tuple(found.ids), tuple(found.type_ids)) for found in tokenizer.encode_batch(texts)]
+
+
+def _tokenizer_of(source: Artifact) -> Tokenizer:
+    if not source.has("tokenizer.json"):
+        raise InputError("no tokenizer.json", str(source.path), "save the checkpoint with its fast tokenizer")
+    content = source.read("tokenizer.json").decode("utf-8")
+    try:
+        return Tokenizer.from_str(content)
+    except Exception as error:
+        # The library raises bare Exception for whatever it cannot read.
+        where = str(source.path / "tokenizer.json")
+        raise InputError(f"unusable tokenizer ({error})", where, "copy the checkpoint again") from error
+
+
+class Indices(Dataset[int]):
+    """The dataset that the Trainer sees: row numbers; :class:`Collator` knows the rows."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Row numbers to a batch: ids, mask and types [batch, longest], the row numbers, labels [batch]."""
+
+    rows: Sequence[Encoded]
+    labels: Tensor | None
+    pad_id: int
+    token_types: bool
+
+    def __call__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Make one batch."""
+        chosen = [self.rows[index] for index in indices]
+        length = max(len(row.ids) for row in chosen)
+        ids = torch.full((len(chosen), length), self.pad_id)
+        mask = torch.zeros_like(ids)
+        types = torch.zeros_like(ids)
+        for place, row in enumerate(chosen):
+            ids[place, : len(row.ids)] = torch.tensor(row.ids)
+            types[place, : len(row.ids)] = torch.tensor(row.types)
+            mask[place, : len(row.ids)] = 1
+        batch = {"input_ids": ids, "attention_mask": mask, "rows": torch.tensor(indices)}
+        if self.token_types:
+            batch["token_type_ids"] = types
+        if self.labels is not None:
+            batch["labels"] = self.labels[batch["rows"]]
+        return batch
+
+
+class LengthGrouped(Sampler[int]):
+    """Shuffled row numbers in which every ``batch_size`` consecutive ones are of similar length.
+
+    A pure function of seed and epoch, so that a resumed run sees the same batches. The transformers
+    sampler of that purpose depends on the state of the global generator and goes from long to short;
+    here the batches are shuffled as well.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration is for."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        return (index for batch in self.batches(self._epoch) for index in batch)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """The batches of one epoch, in order; only the last may be smaller."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        size, count = self._batch_size, len(self._lengths)
+        order = torch.randperm(count, generator=generator).tolist()
+        # At least four groups to sort within, so that a small set is not always cut into the same batches.
+        span = size * max(1, min(_MEGABATCH, count // (4 * size)))
+        grouped: list[int] = []
+        for start in range(0, count, span):
+            grouped += sorted(order[start : start + span], key=lambda index: self._lengths[index])
+        batches = [grouped[start : start + size] for start in range(0, count, size)]
+        whole = [batch for batch in batches if len(batch) == size]
+        shuffled = [whole[place] for place in torch.randperm(len(whole), generator=generator).tolist()]
+        return shuffled + [batch for batch in batches if len(batch) < size]

@@ -1,0 +1,196 @@
+"""What one training run consists of: settings, checked, and rows, tokenized. Nothing is trained here."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edgebert.artifact import Artifact, Manifest, canonical_json
+from edgebert.errors import InputError, UsageError
+from edgebert.families import FAMILIES
+from edgebert.stage import settings_of
+from edgebert.tasks import TASKS
+from edgebert.training.batches import Collator, LengthGrouped, tokenize
+from edgebert.training.data import Data, Row, match_labels
+from edgebert.training.objectives import Method, method_named
+from edgebert.training.objectives.hidden import uniform_map
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The settings of one training run; the defaults are the distillation recipe.
+
+    ``alpha`` weighs cross-entropy on the given labels beside the teacher's soft labels (T² · KL, counted
+    once); without a teacher it has no effect. ``max_steps`` is a limit beside ``epochs``.
+    ``data`` and ``teacher`` are digests, kept for the history.
+    """
+
+    method: str = "hidden"
+    epochs: float = 5.0
+    max_steps: int | None = None
+    train_batch_size: int = 32
+    lr: float = 1e-4
+    temperature: float = 2.0
+    alpha: float = 0.3
+    hidden_weight: float = 1.0
+    max_length: int = 128
+    seed: int = 0
+    data: str = ""
+    teacher: str = ""
+
+
+FINE_TUNE = TrainConfig(method="none", epochs=3.0, lr=5e-5)
+"""The recipe for a teacher: a classifier trained on the given labels alone."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run consists of, checked and ready. ``key`` tells it from every other run.
+
+    ``train_rows`` are the first rows of ``collate``, the rest is dev; ``states`` the teacher's hidden
+    states that the student's are compared with.
+    """
+
+    key: str
+    source: Artifact
+    config: TrainConfig
+    method: Method
+    collate: Collator
+    train_rows: int
+    sampler: LengthGrouped
+    states: tuple[int, ...]
+
+    @property
+    def encoder(self) -> bool:
+        """Whether a sentence encoder is trained, rather than a classifier."""
+        return self.source.manifest.pooling is not None
+
+    @property
+    def metric(self) -> str:
+        """What the best weights are chosen by; larger is better."""
+        return "negative loss" if self.encoder else TASKS[self.source.manifest.task].metric
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        per_epoch = math.ceil(self.train_rows / self.config.train_batch_size)
+        steps = max(1, math.ceil(self.config.epochs * per_epoch))
+        return min(steps, self.config.max_steps or steps)
+
+    @property
+    def dev(self) -> range:
+        """The dev rows' numbers, after those of train."""
+        return range(self.train_rows, len(self.collate.rows))
+
+    def rows_compared(self) -> list[int]:
+        """Numbers of the rows whose teacher outputs some step, or the evaluation, will ask for."""
+        return sorted(self._rows_trained_on()) + (list(self.dev) if self.encoder else [])
+
+    def hidden_bytes(self) -> int:
+        """Size in float16 of the teacher's hidden states for all of :meth:`rows_compared`."""
+        tokens = sum(len(self.collate.rows[index].ids) for index in self.rows_compared())
+        return tokens * len(self.states) * self.source.manifest.architecture.hidden * 2
+
+    def _rows_trained_on(self) -> set[int]:
+        seen: set[int] = set()
+        left, epoch = self.steps, 0
+        while left > 0 and len(seen) < self.train_rows:
+            batches = self.sampler.batches(epoch)[:left]
+            seen.update(index for batch in batches for index in batch)
+            left, epoch = left - len(batches), epoch + 1
+        return seen
+
+
+def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifact | None) -> Plan:
+    """Check that settings, checkpoint, data and teacher fit together, and tokenize.
+
+    Raises UsageError for a setting that means nothing, InputError for what does not fit.
+    """
+    method = _checked_method(config, source, teacher)
+    manifest = source.manifest
+    matched = data if manifest.pooling else _labelled(data, manifest)
+    parts = [_texts(part) if manifest.pooling else part for part in (matched.train, matched.dev)]
+    rows = [row for part in parts for row in part]
+    encoded = tokenize(source, rows, min(config.max_length, manifest.max_length))
+    number = {label: index for index, label in enumerate(manifest.labels)}
+    labels = None if manifest.pooling else torch.tensor([number[str(row.label)] for row in rows])
+    lengths = [len(row.ids) for row in encoded[: len(parts[0])]]
+    states: tuple[int, ...] = ()
+    if method.needs_hidden and teacher is not None:
+        states = uniform_map(manifest.architecture.layers, teacher.manifest.architecture.layers)
+    return Plan(
+        key=_key(source, config, data, teacher),
+        source=source,
+        config=config,
+        method=method,
+        collate=Collator(encoded, labels, 0, FAMILIES[manifest.architecture.family].token_types),
+        train_rows=len(parts[0]),
+        sampler=LengthGrouped(lengths, config.train_batch_size, config.seed),
+        states=states,
+    )
+
+
+def _checked_method(config: TrainConfig, source: Artifact, teacher: Artifact | None) -> Method:
+    method = method_named(config.method)
+    for name in ("epochs", "lr", "temperature", "train_batch_size", "max_length"):
+        value = getattr(config, name)
+        if not 0 < value < math.inf:
+            raise UsageError(f"{name} is {value}", f"--{name.replace('_', '-')}", "give more than 0")
+    if config.max_steps is not None and config.max_steps < 1:
+        raise UsageError(f"max_steps is {config.max_steps}", "--max-steps", "give at least 1")
+    if method.needs_teacher and teacher is None:
+        raise InputError(
+            f"method {config.method} needs a teacher", source.manifest.name, "give one, or use --method none"
+        )
+    if source.manifest.pooling is not None and not method.encoder_terms:
+        remedy = "use --method hidden or logits"
+        raise InputError("a sentence encoder learns only from a teacher", source.manifest.name, remedy)
+    if method.needs_teacher and teacher is not None:
+        _check_pair(source, teacher, method)
+    return method
+
+
+def _check_pair(source: Artifact, teacher: Artifact, method: Method) -> None:
+    ours, theirs = source.manifest, teacher.manifest
+    where = f"{ours.name} and its teacher {theirs.name}"
+    if ours.task != theirs.task:
+        raise InputError(
+            f"tasks differ: {ours.task} and {theirs.task}", where, "give a teacher for the same task"
+        )
+    if ours.labels != theirs.labels:
+        raise InputError("labels differ, or their order", where, "give a teacher with the same labels")
+    if ours.architecture.vocab != theirs.architecture.vocab:
+        what = f"vocabularies differ: {ours.architecture.vocab} and {theirs.architecture.vocab} tokens"
+        raise InputError(what, where, "give a teacher with the same tokenizer")
+    widths = ours.architecture.hidden, theirs.architecture.hidden
+    if widths[0] != widths[1] and (method.needs_hidden or ours.pooling is not None):
+        what = f"widths differ: {widths[0]} and {widths[1]}"
+        raise InputError(what, where, "use --method logits for a classifier, or a teacher of equal width")
+
+
+def _labelled(data: Data, manifest: Manifest) -> Data:
+    """The data in the checkpoint's labels. Raises InputError where they are others."""
+    if data.kind != "label":
+        what = "scores cannot be trained on yet" if data.kind == "score" else "no labels to train on"
+        raise InputError(what, data.name, "give data with class labels")
+    matched = match_labels(data, manifest.labels)
+    if matched is None:
+        theirs, ours = ", ".join(data.labels[:3]), ", ".join(manifest.labels[:3])
+        what = f"labels of the data ({theirs}, ...) are not those of the checkpoint ({ours}, ...)"
+        raise InputError(what, data.name, "give a checkpoint with these labels, or one without a head")
+    return matched
+
+
+def _texts(rows: Sequence[Row]) -> list[Row]:
+    """Every text on its own: a sentence encoder knows no pairs."""
+    return [Row(text) for row in rows for text in (row.text, row.text_b) if text is not None]
+
+
+def _key(source: Artifact, config: TrainConfig, data: Data, teacher: Artifact | None) -> str:
+    """What a work folder belongs to: a change in any of it starts afresh."""
+    parts = [source.digest, settings_of(config), data.digest, teacher.digest if teacher else ""]
+    return hashlib.sha256(canonical_json(parts)).hexdigest()

@@ -1,0 +1,178 @@
+"""What the teacher makes of every row: computed once and kept where memory allows, else in every step."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from edgebert import machine
+from edgebert.artifact import Pooling
+from edgebert.progress import bar
+from edgebert.training.batches import Collator
+from edgebert.training.clock import SECONDS_BETWEEN_LINES
+from edgebert.training.objectives.base import Outputs
+from edgebert.training.objectives.task import pool
+
+log = logging.getLogger("edgebert")
+Inputs = Mapping[str, Tensor]
+_BATCH = 32
+_CHUNK_ROWS = 16 * _BATCH
+_MOST_BYTES = 2 * 1024**3
+_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def forward(module: torch.nn.Module, inputs: Inputs, pooling: Pooling | None, *, hidden: bool) -> Outputs:
+    """Run a transformers model; a sentence encoder (``pooling`` given) is pooled, a classifier has logits."""
+    fed = {name: inputs[name] for name in _MODEL_INPUTS if name in inputs}
+    found = module(**fed, output_hidden_states=hidden)
+    states = tuple(state.float() for state in found.hidden_states) if hidden else ()
+    if pooling is None:
+        return Outputs(logits=found.logits.float(), hidden=states)
+    pooled = pool(
+        found.last_hidden_state.float(), inputs["attention_mask"], pooling.mode, normalize=pooling.normalize
+    )
+    return Outputs(hidden=states, pooled=pooled)
+
+
+class Targets(Protocol):
+    """The teacher's outputs for a batch of the :class:`Collator`."""
+
+    def __call__(self, inputs: Inputs) -> Outputs:
+        """Logits or sentence vectors, and the hidden states asked for."""
+
+
+def no_targets(inputs: Inputs) -> Outputs:
+    """Training without a teacher."""
+    return Outputs()
+
+
+@dataclass(frozen=True)
+class LiveTargets:
+    """Runs the teacher on the batch. ``states`` are the hidden states asked for, by index (0: embeddings)."""
+
+    module: torch.nn.Module
+    pooling: Pooling | None
+    states: tuple[int, ...]
+    bf16: bool
+
+    def __call__(self, inputs: Inputs) -> Outputs:
+        """Run the teacher, without gradients."""
+        device = inputs["input_ids"].device.type
+        with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16):
+            found = forward(self.module, inputs, self.pooling, hidden=bool(self.states))
+        return Outputs(found.logits, tuple(found.hidden[state] for state in self.states), found.pooled)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """One row: its logits or sentence vector, and ``hidden`` [states, tokens, width] in float16."""
+
+    answer: Tensor
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class KeptTargets:
+    """Looks up what was computed before, padded with zeros to the batch's length."""
+
+    rows: Mapping[int, _Kept]
+    pooled: bool
+    states: int
+
+    def __call__(self, inputs: Inputs) -> Outputs:
+        """Look the batch's rows up."""
+        ids = inputs["input_ids"]
+        kept = [self.rows[index] for index in inputs["rows"].tolist()]
+        answers = torch.stack([row.answer for row in kept]).to(ids.device)
+        hidden: tuple[Tensor, ...] = ()
+        if self.states:
+            width = kept[0].hidden.shape[-1]
+            padded = torch.zeros(self.states, len(kept), ids.shape[1], width)
+            for place, row in enumerate(kept):
+                padded[:, place, : row.hidden.shape[1]] = row.hidden
+            hidden = padded.to(ids.device).unbind()
+        return Outputs(None if self.pooled else answers, hidden, answers if self.pooled else None)
+
+
+def may_keep(size: int) -> bool:
+    """Whether so many bytes of hidden states may be kept: 2 GB at most, an eighth of memory at most."""
+    return size <= min(_MOST_BYTES, machine.memory_bytes() // 8)
+
+
+def keep(
+    targets: LiveTargets,
+    collate: Collator,
+    indices: Sequence[int],
+    folder: Path,
+    place: Callable[[Inputs], Inputs],
+) -> KeptTargets:
+    """Run the teacher once over the rows ``indices``, shortest first, chunk by chunk.
+
+    Each chunk is a file in ``folder``, so that an interrupted run goes on where it stopped and a
+    resumed one sees the same numbers. ``place`` moves inputs to the teacher's device.
+    """
+    order = sorted(indices, key=lambda index: (len(collate.rows[index].ids), index))
+    chunks = [order[start : start + _CHUNK_ROWS] for start in range(0, len(order), _CHUNK_ROWS)]
+    rows: dict[int, _Kept] = {}
+    spoke = time.monotonic()
+    for number, chunk in enumerate(bar(chunks, "teacher")):
+        if time.monotonic() - spoke >= SECONDS_BETWEEN_LINES and not sys.stderr.isatty():
+            log.info("teacher: %d of %d texts", len(rows), len(order))
+            spoke = time.monotonic()
+        path = folder / f"teacher-{number:05}.safetensors"
+        tensors = _load(path)
+        if tensors is None:
+            tensors = _compute(targets, collate, chunk, place)
+            _store(path, tensors)
+        lengths = [len(collate.rows[index].ids) for index in chunk]
+        hidden = torch.split(tensors["hidden"], lengths, dim=1)
+        rows |= {index: _Kept(tensors["answers"][i], hidden[i]) for i, index in enumerate(chunk)}
+    return KeptTargets(rows, targets.pooling is not None, len(targets.states))
+
+
+def _compute(
+    targets: LiveTargets, collate: Collator, chunk: Sequence[int], place: Callable[[Inputs], Inputs]
+) -> dict[str, Tensor]:
+    """``answers`` [rows, width] and ``hidden`` [states, all tokens of all rows, width]."""
+    answers: list[Tensor] = []
+    hidden: list[Tensor] = []
+    for start in range(0, len(chunk), _BATCH):
+        inputs = place(collate(chunk[start : start + _BATCH]))
+        found = targets(inputs)
+        answer = found.logits if found.pooled is None else found.pooled
+        if answer is not None:
+            answers.append(answer.cpu())
+        if found.hidden:
+            states = torch.stack(found.hidden)
+            # LayerNorm's outputs are far inside float16's range; its rounding is far below a student's error.
+            hidden.append(states[:, inputs["attention_mask"].bool()].half().cpu())
+    kept = (
+        torch.cat(hidden, dim=1)
+        if hidden
+        else torch.zeros(0, sum(len(collate.rows[i].ids) for i in chunk), 0)
+    )
+    return {"answers": torch.cat(answers), "hidden": kept}
+
+
+def _load(path: Path) -> dict[str, Tensor] | None:
+    try:
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def _store(path: Path, tensors: dict[str, Tensor]) -> None:
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,244 @@
+"""The stage that trains: fine-tuning and distillation on transformers' Trainer, resumable, best on dev.
+
+What a run consists of is decided in ``plan.py``, what the student is asked to match in ``objectives/``,
+when to save and report in ``clock.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from edgebert import machine
+from edgebert.artifact import Artifact, Manifest
+from edgebert.progress import bar
+from edgebert.shaping.checkpoint import load_module, quiet_transformers, save_module
+from edgebert.training.batches import Indices, LengthGrouped
+from edgebert.training.clock import Clock
+from edgebert.training.data import Data
+from edgebert.training.objectives.base import Batch, Weights
+from edgebert.training.plan import FINE_TUNE, Plan, TrainConfig, make_plan
+from edgebert.training.teacher import Inputs, LiveTargets, Targets, forward, keep, may_keep, no_targets
+from edgebert.training.work import Work
+
+__all__ = ["FINE_TUNE", "TrainConfig", "train"]
+
+log = logging.getLogger("edgebert")
+_WARM_UP = 0.1
+_WEIGHT_DECAY = 0.01
+_EVAL_BATCH = 64
+# Weights and Adam's two moments: two checkpoints and one being written, and the best weights twice.
+_MODELS_ON_DISK = 3 * 3 + 2
+
+
+def train(
+    source: Artifact,
+    config: TrainConfig,
+    out: Path,
+    *,
+    data: Data,
+    teacher: Artifact | None,
+    work: Path,
+    save_seconds: float = 30.0,
+) -> Manifest:
+    """Stage: train a checkpoint and write the weights that did best on dev.
+
+    A classifier learns the labels and, with a teacher, its logits and hidden states; a sentence encoder
+    learns the teacher's sentence vectors and hidden states from the texts alone. ``work`` belongs to this
+    very run: an interrupted one goes on from it, and it is removed at the end. Raises InputError where
+    data, teacher and checkpoint do not fit together, CheckFailed when the loss diverges,
+    EnvironmentMissing where the disk is too full.
+    """
+    plan = make_plan(source, config, data, teacher)
+    folder = Work.open(work, plan.key)
+    with _silence():
+        quiet_transformers()
+        torch.set_num_threads(min(torch.get_num_threads(), machine.allowed_threads()))
+        module = load_module(source, for_training=True)
+        folder.require_space(_bytes_on_disk(plan, module))
+        _fit(plan, module, teacher, folder, save_seconds)
+        folder.load_best(module)
+        save_module(module, source, out)
+    best = folder.best()
+    folder.remove()
+    checks = {
+        "split": "dev",
+        "metric": plan.metric,
+        "value": best and best.value,
+        "step": best and best.step,
+    }
+    return replace(source.manifest, checks={**source.manifest.checks, "training": checks})
+
+
+def _bytes_on_disk(plan: Plan, module: torch.nn.Module) -> int:
+    weights = 4 * sum(parameter.numel() for parameter in module.parameters())
+    return _MODELS_ON_DISK * weights + (plan.hidden_bytes() if _keeps_hidden(plan) else 0)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the libraries' warnings, meant for their developers, off our users' terminals."""
+    library = logging.getLogger("accelerate")
+    level = library.level
+    library.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        library.setLevel(level)
+
+
+def _fit(
+    plan: Plan, module: torch.nn.Module, teacher: Artifact | None, work: Work, save_seconds: float
+) -> None:
+    """Train the module in place; the best weights end up in ``work``."""
+    latest = work.latest()
+    if latest is not None:
+        log.info("resuming at step %d of %d", latest[0], plan.steps)
+        # Trained and evaluated: the Trainer would add a step where the last epoch is not a whole one.
+        if latest[0] >= plan.steps:
+            return
+    args = _arguments(plan, work)
+    clock = Clock(work, plan.metric, save_seconds)
+    plan = replace(plan, collate=replace(plan.collate, pad_id=_pad_id(module)))
+    trainer = _Trainer(plan, module, _targets(plan, teacher, work, args), args, clock)
+    try:
+        trainer.train(resume_from_checkpoint=None if latest is None else str(latest[1]))
+    finally:
+        clock.close()
+
+
+def _pad_id(module: torch.nn.Module) -> int:
+    # Matters beyond the mask: roberta counts positions by it.
+    return int(getattr(module.config, "pad_token_id", None) or 0)
+
+
+def _arguments(plan: Plan, work: Work) -> TrainingArguments:
+    cuda = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(work.path),
+        use_cpu=not cuda,
+        bf16=torch.cuda.is_bf16_supported() if cuda else machine.has_bf16(),
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.config.train_batch_size,
+        learning_rate=plan.config.lr,
+        lr_scheduler_type="linear",
+        warmup_steps=_WARM_UP,
+        weight_decay=_WEIGHT_DECAY,
+        # Ten times faster than the other forms of AdamW on a CPU too.
+        optim="adamw_torch_fused",
+        seed=plan.config.seed,
+        # True doubles loss and gradients of a classifier with two ranks.
+        average_tokens_across_devices=False,
+        dataloader_pin_memory=cuda,
+        remove_unused_columns=False,
+        # The clock decides.
+        eval_strategy="no",
+        save_strategy="no",
+        logging_strategy="no",
+        save_total_limit=2,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+def _targets(plan: Plan, teacher: Artifact | None, work: Work, args: TrainingArguments) -> Targets:
+    """What the student is compared with: kept in memory where it fits, else computed in every step."""
+    if not plan.method.needs_teacher or teacher is None:
+        return no_targets
+    module = load_module(teacher, for_training=True).to(args.device)
+    live = LiveTargets(module, teacher.manifest.pooling, plan.states, bool(args.bf16))
+    if not _keeps_hidden(plan):
+        return live
+    return keep(live, plan.collate, plan.rows_compared(), work.path, lambda inputs: _to(inputs, args.device))
+
+
+def _keeps_hidden(plan: Plan) -> bool:
+    # A GPU computes hidden states faster than it is handed them.
+    return not plan.states or (may_keep(plan.hidden_bytes()) and not torch.cuda.is_available())
+
+
+def _to(inputs: Inputs, device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+class _Trainer(Trainer):
+    """transformers' Trainer with our loss, our batches and our evaluation."""
+
+    def __init__(
+        self, plan: Plan, module: torch.nn.Module, targets: Targets, args: TrainingArguments, clock: Clock
+    ) -> None:
+        self._plan = plan
+        self._module = module
+        self._targets = targets
+        config = plan.config
+        labels = config.alpha if plan.method.needs_teacher else 1.0
+        self._weights = Weights(labels, config.hidden_weight, config.temperature)
+        super().__init__(
+            model=module,
+            args=args,
+            train_dataset=Indices(plan.train_rows),
+            data_collator=plan.collate,
+            callbacks=[clock],
+        )
+        self.remove_callback(PrinterCallback)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
+        return self._plan.sampler
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """The loss of one batch: the sum of the method's terms."""
+        return self._loss(self._run(model, inputs))
+
+    def _run(self, model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> Batch:
+        pooling = self._plan.source.manifest.pooling
+        student = forward(model, inputs, pooling, hidden=bool(self._plan.states))
+        return Batch(student, self._targets(inputs), inputs["attention_mask"], inputs.get("labels"))
+
+    def _loss(self, batch: Batch) -> Tensor:
+        terms = self._plan.method.encoder_terms if self._plan.encoder else self._plan.method.terms
+        return torch.stack([term(batch, self._weights) for term in terms]).sum()
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Score the dev rows: accuracy of a classifier, the loss (negated) of a sentence encoder."""
+        metrics = {f"{metric_key_prefix}_{self._plan.metric}": self._score()}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @torch.no_grad()
+    def _score(self) -> float:
+        # Preparing for training has wrapped its forward: it computes in bfloat16 where training does.
+        self._module.eval()
+        rows = self._plan.collate.rows
+        order = sorted(self._plan.dev, key=lambda index: len(rows[index].ids))
+        batches = [order[start : start + _EVAL_BATCH] for start in range(0, len(order), _EVAL_BATCH)]
+        total = 0.0
+        for indices in bar(batches, "dev"):
+            inputs = _to(self._plan.collate(indices), self.args.device)
+            total += self._score_batch(inputs)
+        return total / len(order)
+
+    def _score_batch(self, inputs: Mapping[str, Tensor]) -> float:
+        if self._plan.encoder:
+            return -float(self._loss(self._run(self._module, inputs))) * len(inputs["rows"])
+        found = forward(self._module, inputs, None, hidden=False).logits
+        return float((found.argmax(dim=-1) == inputs["labels"]).sum()) if found is not None else 0.0

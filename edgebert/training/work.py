@@ -1,0 +1,119 @@
+"""The folder a training run works in: what a killed run leaves so that the same run can go on.
+
+It holds the Trainer's own checkpoints, the best weights so far, and what the teacher said.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_model
+
+from edgebert.errors import EnvironmentMissing, UsageError
+from edgebert.stage import write_json
+
+_RUN = "run.json"
+_SIZES = "sizes.json"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation so far: the metric (larger is better) and the step it was reached at."""
+
+    value: float
+    step: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """A work folder that belongs to one run, told by its key."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path, key: str) -> Work:
+        """The folder, emptied of another run's files. Raises UsageError where it holds anything else."""
+        run = path / _RUN
+        if path.is_dir() and any(path.iterdir()) and not run.is_file():
+            raise UsageError("folder is not empty", str(path), "choose another folder to train in")
+        if run.is_file() and _key_in(run) != key:
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(run, {"key": key})
+        return cls(path)
+
+    def require_space(self, needed: int) -> None:
+        """Raise EnvironmentMissing unless ``needed`` bytes are free (what is there already counts)."""
+        held = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        free = shutil.disk_usage(self.path).free + held
+        if free < needed:
+            what = f"disk full: training needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+            raise EnvironmentMissing(what, str(self.path), "free space, or choose another folder with -o")
+
+    def latest(self) -> tuple[int, Path] | None:
+        """Step and folder of the newest whole checkpoint, or None; torn ones are removed."""
+        found: list[tuple[int, Path]] = []
+        for folder in self.path.glob("checkpoint-*"):
+            if _whole(folder):
+                found.append((int(folder.name.rpartition("-")[2]), folder))
+            else:
+                shutil.rmtree(folder)
+        return max(found, default=None)
+
+    def seal(self, step: int) -> None:
+        """Mark the checkpoint of that step as whole."""
+        folder = self.path / f"checkpoint-{step}"
+        sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+        write_json(folder / _SIZES, sizes)
+
+    def offer(self, module: torch.nn.Module, found: Best) -> bool:
+        """Keep the module's weights unless better ones are kept already; a tie goes to the later."""
+        best = self.best()
+        if best is not None and best.value > found.value:
+            return False
+        temporary = self._best.with_suffix(".tmp")
+        save_model(module, str(temporary), metadata={"value": repr(found.value), "step": str(found.step)})
+        temporary.replace(self._best)
+        return True
+
+    def best(self) -> Best | None:
+        """The best evaluation kept, or None before the first."""
+        try:
+            with safe_open(self._best, "pt") as file:
+                metadata = file.metadata()
+        except (FileNotFoundError, SafetensorError):
+            return None
+        return Best(float(metadata["value"]), int(metadata["step"]))
+
+    def load_best(self, module: torch.nn.Module) -> None:
+        """Put the best weights into the module."""
+        load_model(module, self._best)
+
+    @property
+    def _best(self) -> Path:
+        return self.path / "best.safetensors"
+
+    def remove(self) -> None:
+        """Remove the folder: the run is done."""
+        shutil.rmtree(self.path)
+
+
+def _key_in(run: Path) -> str | None:
+    try:
+        return str(json.loads(run.read_text("utf-8"))["key"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _whole(folder: Path) -> bool:
+    """Whether every file is there with the size it had when the checkpoint was sealed."""
+    try:
+        sizes = json.loads((folder / _SIZES).read_text("utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
