@@ -133,7 +133,9 @@ class Artifact:
             with open(folder / MANIFEST, "rb") as file:
                 raw = file.read(MAX_MANIFEST_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
-            raise InputError("not an edgebert artifact", str(folder), f"no {MANIFEST} there; check the path") from None
+            raise InputError(
+                "not an edgebert artifact", str(folder), f"no {MANIFEST} there; check the path"
+            ) from None
         if len(raw) > MAX_MANIFEST_BYTES:
             raise InputError("manifest too large", where, "export the artifact again")
         return cls(folder, Manifest.from_dict(parse_json(raw, where), where))
@@ -155,7 +157,9 @@ class Artifact:
         except FileNotFoundError:
             raise InputError("file is missing", where, "export the artifact again") from None
         if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise InputError("file does not match its hash in the manifest", where, "copy or export the artifact again")
+            raise InputError(
+                "file does not match its hash in the manifest", where, "copy or export the artifact again"
+            )
         return content
 
     def has(self, name: str) -> bool:
@@ -205,7 +209,10 @@ def _decode(kind: Any, value: Any, where: str, name: str) -> Any:
     if origin is tuple and isinstance(value, list):
         return tuple(_decode(args[0], item, where, f"{name}[{i}]") for i, item in enumerate(value))
     if origin is not None and issubclass(origin, Mapping) and isinstance(value, dict):
-        return {_checked_key(key, where, name): _decode(args[1], item, where, f"{name}.{key}") for key, item in value.items()}
+        return {
+            _checked_key(key, where, name): _decode(args[1], item, where, f"{name}.{key}")
+            for key, item in value.items()
+        }
     if isinstance(kind, type) and type(value) is kind:
         return value
     raise InputError(f"field {name} has the wrong type", where, "export the artifact again")

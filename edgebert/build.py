@@ -82,7 +82,9 @@ class Exporter:
         """The source with the layers ``keep``; the source itself where that is all of them."""
         if tuple(keep) == tuple(range(self.source.manifest.architecture.layers)):
             return self.source
-        return self._once("truncate", f"l{'-'.join(map(str, keep))}", truncate, self.source, TruncateConfig(tuple(keep)))
+        return self._once(
+            "truncate", f"l{'-'.join(map(str, keep))}", truncate, self.source, TruncateConfig(tuple(keep))
+        )
 
     def unproven(self, checkpoint: Artifact, target: str, precision: str) -> Artifact:
         """A checkpoint at a precision, right in shape and speed but not yet verified or complete."""
@@ -93,12 +95,18 @@ class Exporter:
         if target == "torch":
             return checkpoint
         name = checkpoint.digest[:16]
-        graph = self._once("graph", f"{name}-fp32", partial(build_graph, template=self.template), checkpoint, GraphConfig())
+        graph = self._once(
+            "graph", f"{name}-fp32", partial(build_graph, template=self.template), checkpoint, GraphConfig()
+        )
         if precision == "fp32":
             return graph
-        return self._once("quantize", f"{name}-{precision}", quantize_dynamic, graph, DynamicConfig.for_this_cpu(precision))
+        return self._once(
+            "quantize", f"{name}-{precision}", quantize_dynamic, graph, DynamicConfig.for_this_cpu(precision)
+        )
 
-    def export(self, checkpoint: Artifact, target: str, precision: str, out: Path, *, force: bool = False) -> Artifact:
+    def export(
+        self, checkpoint: Artifact, target: str, precision: str, out: Path, *, force: bool = False
+    ) -> Artifact:
         """Build, verify and publish one artifact. Raises CheckFailed where the ledger says no."""
         reference = self._reference(checkpoint)
         stages = self._ledger(checkpoint, reference, target, precision)
@@ -128,7 +136,10 @@ class Exporter:
 
         layers = checkpoint.manifest.architecture.layers
         steps = [step.stage for step in checkpoint.manifest.history[len(self.source.manifest.history) :]]
-        if steps != ["truncate"] or checkpoint.manifest.kept_layers != self.source.manifest.kept_layers[:layers]:
+        if (
+            steps != ["truncate"]
+            or checkpoint.manifest.kept_layers != self.source.manifest.kept_layers[:layers]
+        ):
             return ()
         feed = self.feeds[-1]
         full, cut = hidden_after(self.source, layers, feed), hidden_after(checkpoint, layers, feed)
@@ -158,13 +169,20 @@ class Exporter:
         what = f"parity of {bad.name} failed: error {bad.max_abs_error:.3g} of {bad.tolerance:.3g}, cosine {bad.cosine:.5f}"
         raise CheckFailed(what, str(path), "use --precision fp32, or report the model", document)
 
-    def _once(self, step: str, name: str, build: Callable[..., Manifest], source: Artifact, config: Any) -> Artifact:
+    def _once(
+        self, step: str, name: str, build: Callable[..., Manifest], source: Artifact, config: Any
+    ) -> Artifact:
         path = self.work / name
         return Artifact.open(path) if path.exists() else stage.run(step, build, source, config, path)
 
 
 def _seal(
-    source: Artifact, config: SealConfig, out: Path, *, ledger: Sequence[parity.Stage], golden: Mapping[str, Any]
+    source: Artifact,
+    config: SealConfig,
+    out: Path,
+    *,
+    ledger: Sequence[parity.Stage],
+    golden: Mapping[str, Any],
 ) -> Manifest:
     """Stage: everything that makes an artifact complete by itself: golden vectors, checks, a card."""
     for name in source.manifest.files:
@@ -196,7 +214,14 @@ def _card(manifest: Manifest, config: SealConfig) -> str:
             f"| {line['name']} | {line['max_abs_error']:.2e} | {line['tolerance']:.2e} | {line['cosine']:.6f} | {label} |"
         )
     use = "predict" if manifest.labels else "encode"
-    lines += ["", "```python", "import edgebert", f'edgebert.load("<this folder>").{use}(["some text"])', "```", ""]
+    lines += [
+        "",
+        "```python",
+        "import edgebert",
+        f'edgebert.load("<this folder>").{use}(["some text"])',
+        "```",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -238,7 +263,9 @@ def export(
     for name in precisions:
         check_pair(target, name)
     keeps = [layers_to_keep(count, keep, depth) for count in wanted]
-    jobs = [(kept, name, Path(out) / _name(source, kept, target, name)) for kept in keeps for name in precisions]
+    jobs = [
+        (kept, name, Path(out) / _name(source, kept, target, name)) for kept in keeps for name in precisions
+    ]
     _check_places(source, Path(out), [path for _, _, path in jobs], force=force)
     texts, texts_from = parity_texts(read(data, columns) if data is not None else None)
     log.info("%s, verified on %s", source.manifest.name, texts_from)
@@ -261,11 +288,15 @@ def _check_places(source: Artifact, out: Path, paths: Sequence[Path], *, force: 
     if out.resolve() == source.path.resolve():
         raise UsageError("output folder is the checkpoint itself", str(out), "choose another with -o")
     if len(set(paths)) != len(paths):
-        raise UsageError("the same artifact is asked for twice", str(out), "list each depth and precision once")
+        raise UsageError(
+            "the same artifact is asked for twice", str(out), "list each depth and precision once"
+        )
     for path in paths:
         stage.recover(path.absolute())
         if path.exists() and not force:
-            raise UsageError("already exists", str(path), "choose another folder with -o, or overwrite with --force")
+            raise UsageError(
+                "already exists", str(path), "choose another folder with -o, or overwrite with --force"
+            )
 
 
 @contextmanager
@@ -311,7 +342,10 @@ def train_stage(
 
 
 def verify(
-    artifact: str | Path, reference: str | None = None, data: str | Path | None = None, columns: Mapping[str, str] | None = None
+    artifact: str | Path,
+    reference: str | None = None,
+    data: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> tuple[list[parity.Stage], Metric | None]:
     """Judge an artifact where it stands: golden vectors, parity with a checkpoint, the task metric on data.
 
@@ -327,7 +361,11 @@ def verify(
         if rows is not None and opened.manifest.labels:
             matched = match_labels(rows, opened.manifest.labels)
             if matched is None:
-                raise UsageError("labels of the data are not the artifact's", str(data), f"it knows {', '.join(opened.manifest.labels[:5])}")
+                raise UsageError(
+                    "labels of the data are not the artifact's",
+                    str(data),
+                    f"it knows {', '.join(opened.manifest.labels[:5])}",
+                )
             metric = evaluate(model, matched.test).metric_value()
     return stages, metric
 
@@ -344,12 +382,18 @@ def _golden_stage(artifact: Artifact, run: parity.Run) -> parity.Stage:
     return parity.compare("golden", _kind(artifact), expected, parity.outputs(run, feeds), labels=labels)
 
 
-def _reference_stage(artifact: Artifact, run: parity.Run, checkpoint: Artifact, rows: Data | None) -> parity.Stage:
+def _reference_stage(
+    artifact: Artifact, run: parity.Run, checkpoint: Artifact, rows: Data | None
+) -> parity.Stage:
     from edgebert.runtimes.reference import reference_session
 
     if checkpoint.manifest.architecture != artifact.manifest.architecture:
         ours, theirs = artifact.manifest.architecture.layers, checkpoint.manifest.architecture.layers
-        raise UsageError(f"reference has another shape ({theirs} layers, the artifact {ours})", str(checkpoint.path), "give the checkpoint it was exported from")
+        raise UsageError(
+            f"reference has another shape ({theirs} layers, the artifact {ours})",
+            str(checkpoint.path),
+            "give the checkpoint it was exported from",
+        )
     feeds = parity.feeds(TextTokenizer(artifact), parity_texts(rows)[0])
     expected = parity.outputs(parity.runner(reference_session(checkpoint), checkpoint), feeds)
     labels = TASKS[artifact.manifest.task].has_labels
@@ -372,3 +416,61 @@ def document_of(stages: Sequence[parity.Stage], metric: Metric | None) -> dict[s
         )
     )
     return result
+
+
+def distill(
+    model: str,
+    data: str | Path,
+    layers: Sequence[int],
+    out: str | Path,
+    config: TrainConfig,
+    *,
+    keep: str = KEEP_FIRST,
+    init_from: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> list[Artifact]:
+    """Train checkpoints of the given depths from a teacher, each at ``out/<name>-l<layers>``.
+
+    A teacher not yet fine-tuned for the data's labels is fine-tuned first, with ``config``'s limits.
+    Finished depths are kept, an interrupted one goes on. Raises UsageError and InputError before training.
+    """
+    from edgebert.training.trainer import FINE_TUNE
+
+    rows, folder = read(data, columns, config.seed), Path(out)
+    named = open_checkpoint(model)
+    for count in layers:
+        layers_to_keep(count, keep, named.manifest.architecture.layers)
+    start, rows, ready = (named, rows, True)
+    if rows.kind == "label":
+        start, rows, ready = classifier(model, rows, folder / "start", config.seed)
+    teacher: Artifact | None = start
+    if config.method == "none":
+        teacher = None
+    elif not ready:
+        log.info("%s is not fine-tuned for these labels: training the teacher first", named.manifest.name)
+        recipe = replace(
+            FINE_TUNE, seed=config.seed, max_steps=config.max_steps, max_length=config.max_length
+        )
+        teacher = train_stage(
+            start, recipe, folder / "teacher", data=rows, teacher=None, work=folder / "work" / "teacher"
+        )
+    base = start
+    if init_from is not None:
+        base = (
+            classifier(init_from, rows, folder / "base", config.seed)[0]
+            if rows.kind == "label"
+            else open_checkpoint(init_from)
+        )
+    students = []
+    with _workplace(folder) as work:
+        cutter = Exporter(base, [], "", work)
+        for count in layers:
+            log.info("training %d layers", count)
+            source = cutter.truncated(layers_to_keep(count, keep, base.manifest.architecture.layers))
+            place = folder / f"{named.manifest.name}-l{count}"
+            students.append(
+                train_stage(
+                    source, config, place, data=rows, teacher=teacher, work=folder / "work" / f"l{count}"
+                )
+            )
+    return students

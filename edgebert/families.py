@@ -31,7 +31,12 @@ class Family:
     pooler: bool = True
     # The rows of the head on top of [CLS] that have a bias and a square weight, before the classifier itself.
     dense_in_head: bool = False
-    tokenizer_files: tuple[str, ...] = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+    tokenizer_files: tuple[str, ...] = (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.txt",
+    )
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -14,7 +14,18 @@ _PACKAGES = (
     "onnx", "onnxscript", "onnx-ir", "safetensors",
 )  # fmt: skip
 # The instruction sets that decide how int8 and bf16 behave, as Linux names them.
-_ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
+_ISA = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+    "bf16",
+)
 
 
 def allowed_threads() -> int:

@@ -32,7 +32,9 @@ C = TypeVar("C", bound=Config)
 Build = Callable[[Artifact, C, Path], Manifest]
 
 
-def run(name: str, build: Build[C], source: Artifact, config: C, out: Path, *, force: bool = False) -> Artifact:
+def run(
+    name: str, build: Build[C], source: Artifact, config: C, out: Path, *, force: bool = False
+) -> Artifact:
     """Run one stage and publish what it wrote at ``out``.
 
     ``build`` writes files into the folder it is given and returns the manifest without files and
@@ -73,7 +75,9 @@ def write_json(path: Path, document: Any) -> None:
     """Write a JSON file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        temporary.write_text(
+            json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+        )
         _flush(temporary)
         os.replace(temporary, path)
     finally:
@@ -87,7 +91,9 @@ def publish(out: Path, *, force: bool = False) -> Iterator[Path]:
     out = out.absolute()
     recover(out)
     if out.exists() and not force:
-        raise UsageError("already exists", str(out), "choose another folder with -o, or overwrite with --force")
+        raise UsageError(
+            "already exists", str(out), "choose another folder with -o, or overwrite with --force"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(out, "tmp")
     temporary.mkdir()

@@ -20,7 +20,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
 
-from edgebert.artifact import Artifact, Architecture, Manifest
+from edgebert.artifact import Architecture, Artifact, Manifest
 from edgebert.errors import InputError
 from edgebert.shaping.checkpoint import copy_companions, load_module
 from edgebert.tasks import TASKS
@@ -60,7 +60,12 @@ class Template:
         """Whether a checkpoint's graph is this one, cut at its depth."""
         shape = source.manifest.architecture
         same = replace(shape, layers=self.architecture.layers) == self.architecture
-        return same and source.manifest.task == self.task and opset == self.opset and shape.layers <= self.architecture.layers
+        return (
+            same
+            and source.manifest.task == self.task
+            and opset == self.opset
+            and shape.layers <= self.architecture.layers
+        )
 
 
 class _Portable(torch.nn.Module):
@@ -76,7 +81,10 @@ class _Portable(torch.nn.Module):
         self.output = output
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         visible = attention_mask[:, None, None, :].to(torch.float32)
         additive = (1.0 - visible) * torch.finfo(torch.float32).min
@@ -107,7 +115,9 @@ def trace(source: Artifact, opset: int = OPSET) -> Template:
     model = _tidy(program.model)
     ends = _layer_ends(model)
     if len(ends) != manifest.architecture.layers:
-        raise RuntimeError(f"traced {len(ends)} layer ends in a model of {manifest.architecture.layers} layers")
+        raise RuntimeError(
+            f"traced {len(ends)} layer ends in a model of {manifest.architecture.layers} layers"
+        )
     return Template(model, manifest.task, manifest.architecture, ends, opset)
 
 
@@ -115,7 +125,9 @@ def _example(source: Artifact) -> dict[str, torch.Tensor]:
     # Sizes 2 and 9 are neither 0 nor 1, which the exporter would take for constants; and every input is a
     # tensor of its own, since it takes inputs that share one for the same input.
     fill = {"input_ids": 1, "attention_mask": 1, "token_type_ids": 0}
-    return {spec.name: torch.full((2, 9), fill[spec.name], dtype=torch.int64) for spec in source.manifest.inputs}
+    return {
+        spec.name: torch.full((2, 9), fill[spec.name], dtype=torch.int64) for spec in source.manifest.inputs
+    }
 
 
 @contextmanager
@@ -133,15 +145,38 @@ def _silence() -> Iterator[None]:
 
 
 def _tidy(model: ir.Model) -> ir.Model:
-    """Name weights as the checkpoint does, hoist their transposes, fold everything that is constant."""
+    """Name weights as the checkpoint does, hoist their transposes, fold everything else that is constant."""
     import onnxscript.optimizer
 
     for value in list(model.graph.initializers.values()):
         if value.name and value.name.startswith(_WRAPPER):
             value.name = value.name.removeprefix(_WRAPPER)
     _hoist_transposes(model.graph)
-    onnxscript.optimizer.optimize(model)
+    with _hidden_weights(model.graph):
+        onnxscript.optimizer.optimize(model)
     return model
+
+
+@contextmanager
+def _hidden_weights(graph: ir.Graph) -> Iterator[None]:
+    """Show the weights to the optimizer as inputs.
+
+    It may then neither fold their values into the graph nor merge two that happen to be equal, such as
+    fresh biases: other checkpoints will have other values there.
+    """
+    hidden = [value for name, value in graph.initializers.items() if "." in name]
+    tensors = [value.const_value for value in hidden]
+    for value in hidden:
+        del graph.initializers[str(value.name)]
+        value.const_value = None
+        graph.inputs.append(value)
+    try:
+        yield
+    finally:
+        for value, tensor in zip(hidden, tensors, strict=True):
+            graph.inputs.remove(value)
+            value.const_value = tensor
+            graph.register_initializer(value)
 
 
 def _hoist_transposes(graph: ir.Graph) -> None:
@@ -153,7 +188,9 @@ def _hoist_transposes(graph: ir.Graph) -> None:
         name = f"{source.name}{_TRANSPOSED}"
         if name not in graph.initializers:
             tensor = ir.tensor(source.const_value.numpy().T.copy(), name=name)
-            graph.register_initializer(ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor))
+            graph.register_initializer(
+                ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+            )
         ir.convenience.replace_all_uses_with(node.outputs[0], graph.initializers[name])
         graph.remove(node, safe=True)
 
@@ -180,7 +217,9 @@ def build_graph(source: Artifact, config: GraphConfig, out: Path, *, template: T
     save_graph(model, out)
     copy_config(source, out)
     copy_companions(source, out)
-    return replace(source.manifest, format="onnx", precision="fp32", target="cpu", needs={"opset": config.opset})
+    return replace(
+        source.manifest, format="onnx", precision="fp32", target="cpu", needs={"opset": config.opset}
+    )
 
 
 def _cut(model: ir.Model, template: Template, layers: int) -> None:
@@ -209,13 +248,17 @@ def _swap_weights(model: ir.Model, parameters: dict[str, torch.Tensor]) -> None:
             continue
         tensor = parameters[plain].T if name != plain else parameters[plain]
         if value.shape is not None and tuple(tensor.shape) != tuple(value.shape):
-            raise InputError(f"weights {plain} have another shape", str(tuple(tensor.shape)), f"expected {value.shape}")
+            raise InputError(
+                f"weights {plain} have another shape", str(tuple(tensor.shape)), f"expected {value.shape}"
+            )
         value.const_value = ir.tensor(tensor.contiguous().numpy(), name=name)
 
 
 def save_graph(model: ir.Model, out: Path) -> None:
     """Write ``model.onnx``, with the weights beside it where they are too large for one file."""
-    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    weights = sum(
+        v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
+    )
     external = f"{MODEL}_data" if weights > EXTERNAL_FROM_BYTES else None
     ir.save(model, out / MODEL, external_data=external)
 

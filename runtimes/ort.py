@@ -37,7 +37,9 @@ class _OrtSession:
             if not type(error).__module__.startswith("onnxruntime"):
                 raise
             reason = str(error).strip().splitlines()[0][:200]
-            raise InputError(f"ONNX Runtime refuses the graph ({reason})", str(artifact.path / _MODEL), "export it again") from error
+            raise InputError(
+                f"ONNX Runtime refuses the graph ({reason})", str(artifact.path / _MODEL), "export it again"
+            ) from error
         if session.get_providers()[:1] != [_PROVIDER]:
             raise EnvironmentMissing(f"{_PROVIDER} is not available", "onnxruntime", "install onnxruntime")
         self._session: Any = session
@@ -48,7 +50,12 @@ class _OrtSession:
         return dict(zip(self._outputs, self._session.run(self._outputs, dict(feed)), strict=True))
 
     def facts(self) -> dict[str, Any]:
-        return {"runtime": "onnxruntime", "version": onnxruntime.__version__, "provider": _PROVIDER, "threads": self._threads}
+        return {
+            "runtime": "onnxruntime",
+            "version": onnxruntime.__version__,
+            "provider": _PROVIDER,
+            "threads": self._threads,
+        }
 
     def close(self) -> None:
         self._session = None

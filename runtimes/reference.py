@@ -71,6 +71,8 @@ def hidden_after(checkpoint: Artifact, layers: int, feed: Feed) -> Array:
     """``hidden_states[layers]`` of a checkpoint, float32 [batch, sequence, hidden]; 0 is the embeddings."""
     module = load_module(checkpoint)
     with torch.inference_mode():
-        states = module(**{name: torch.from_numpy(array) for name, array in feed.items()}, output_hidden_states=True)
+        states = module(
+            **{name: torch.from_numpy(array) for name, array in feed.items()}, output_hidden_states=True
+        )
     result: Array = states.hidden_states[layers].numpy()
     return result

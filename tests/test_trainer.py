@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from edgebert import stage
 from edgebert.artifact import Artifact, Pooling
-from edgebert.errors import CheckFailed, EdgebertError, InputError, UsageError
+from edgebert.errors import CheckFailed, EdgebertError, EnvironmentMissing, InputError, UsageError
 from edgebert.shaping.checkpoint import HeadConfig, add_head, load_module, open_checkpoint
 from edgebert.shaping.depth import TruncateConfig, truncate
 from edgebert.training.batches import Collator, LengthGrouped, tokenize
@@ -423,6 +423,13 @@ def test_a_tie_goes_to_the_later(tmp_path: Path) -> None:
     assert work.offer(module, Best(0.5, 2))
     assert not work.offer(module, Best(0.4, 3))
     assert work.best() == Best(0.5, 2)
+
+
+def test_a_disk_too_small_is_named_with_the_bytes(tmp_path: Path) -> None:
+    work = Work.open(tmp_path / "work", "key")
+    work.require_space(1)
+    with pytest.raises(EnvironmentMissing, match=f"training needs 1000000000000 MB.*{tmp_path}"):
+        work.require_space(10**18)
 
 
 def test_the_recipes() -> None:

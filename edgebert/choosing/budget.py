@@ -51,9 +51,15 @@ def parse_budget(text: str) -> Budget:
         raise UsageError(f"unreadable budget {text!r}", "--budget", example)
     quantity, number, unit = match[1].lower(), match[2], match[3].lower()
     if quantity not in _QUANTITIES:
-        raise UsageError(f"unknown quantity {quantity!r}", "--budget", f"one of {', '.join(_QUANTITIES)}, {example}")
+        raise UsageError(
+            f"unknown quantity {quantity!r}", "--budget", f"one of {', '.join(_QUANTITIES)}, {example}"
+        )
     if unit not in _UNITS:
-        raise UsageError(f"no unit in {text!r}" if not unit else f"unknown unit {unit!r}", "--budget", f"us, ms or s, {example}")
+        raise UsageError(
+            f"no unit in {text!r}" if not unit else f"unknown unit {unit!r}",
+            "--budget",
+            f"us, ms or s, {example}",
+        )
     try:
         limit = float(number) * _UNITS[unit]
     except ValueError:

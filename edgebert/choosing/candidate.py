@@ -43,7 +43,7 @@ class Candidate:
     @property
     def name(self) -> str:
         """How people call it."""
-        return f"{self.layers} layers, {self.precision}, {self.target}"
+        return f"{self.layers} layer{'s' * (self.layers > 1)} {self.precision} on {self.target}"
 
     def to_dict(self) -> dict[str, Any]:
         """The public form: the fields, plus ``metric`` (on test) and ``latency_ms`` under their contract names."""
@@ -69,13 +69,14 @@ class Verdict:
     """The pick and how it came about.
 
     ``nearest`` are the runners-up with one sentence each on why not; ``ties`` names candidates that the
-    dev set cannot tell from the pick.
+    dev set cannot tell from the pick. ``against_teacher`` is the pick minus the teacher on test, paired.
     """
 
     pick: Candidate | None
     reason: str
     nearest: tuple[tuple[Candidate, str], ...] = ()
     ties: tuple[str, ...] = ()
+    against_teacher: Metric | None = None
 
 
 @dataclass(frozen=True)

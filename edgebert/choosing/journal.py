@@ -42,7 +42,11 @@ class Journal:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise EnvironmentMissing("another fit is at work in this folder", str(self.folder), "wait for it, or choose another with -o") from None
+                raise EnvironmentMissing(
+                    "another fit is at work in this folder",
+                    str(self.folder),
+                    "wait for it, or choose another with -o",
+                ) from None
             yield
 
     def require_inputs(self, inputs: Mapping[str, Any]) -> None:
@@ -65,7 +69,9 @@ class Journal:
         """What ``fit.json`` holds. Raises InputError where this is no sweep folder."""
         path = self.folder / _INPUTS
         if not path.is_file():
-            raise InputError("not a sweep folder", str(self.folder), f"no {_INPUTS} there; give what edgebert fit wrote")
+            raise InputError(
+                "not a sweep folder", str(self.folder), f"no {_INPUTS} there; give what edgebert fit wrote"
+            )
         return parse_json(path.read_bytes(), str(path))
 
     def remember(self, **facts: Any) -> None:
@@ -85,7 +91,9 @@ class Journal:
         """Finished candidates, the latest line of each; a torn last line is dropped with a notice."""
         path = self.folder / _JOURNAL
         found: dict[Any, Candidate] = {}
-        for number, line in enumerate(path.read_text("utf-8").splitlines() if path.is_file() else [], start=1):
+        for number, line in enumerate(
+            path.read_text("utf-8").splitlines() if path.is_file() else [], start=1
+        ):
             try:
                 candidate = Candidate.from_dict(json.loads(line))
             except (ValueError, KeyError, TypeError):

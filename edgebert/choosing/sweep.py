@@ -23,10 +23,10 @@ from edgebert.choosing.budget import Budget
 from edgebert.choosing.candidate import Candidate, Report
 from edgebert.choosing.journal import Journal
 from edgebert.choosing.pick import Key, choose, depths_to_train, points_lost
-from edgebert.errors import CheckFailed, EdgebertError, UsageError
+from edgebert.errors import CheckFailed, UsageError
 from edgebert.judging.evaluate import evaluate, text_of
 from edgebert.judging.latency import BenchConfig, Contender, Latency, depth_line, measure
-from edgebert.judging.metrics import Scores
+from edgebert.judging.metrics import Metric, Scores, difference
 from edgebert.machine import environment, versions
 from edgebert.registry import TARGETS, check_pair, target_named
 from edgebert.serving.model import Model, load
@@ -128,12 +128,20 @@ class _Sweep:
     def _starting_point(self, source: Artifact, data: Data) -> tuple[Artifact, Data, bool]:
         """The full-depth checkpoint with the task's head, the data in its labels, whether it needs no training."""
         if data.kind == "label":
-            start, data, ready = build.classifier(self.request.model, data, self.folder / "checkpoints" / "start", self.request.seed)
+            start, data, ready = build.classifier(
+                self.request.model, data, self.folder / "checkpoints" / "start", self.request.seed
+            )
             if not ready:
-                log.info("%s is not fine-tuned for these %d labels: a teacher will be trained first", source.manifest.name, len(data.labels))
+                log.info(
+                    "%s is not fine-tuned for these %d labels: a teacher will be trained first",
+                    source.manifest.name,
+                    len(data.labels),
+                )
             return start, data, ready
         if source.manifest.labels:
-            raise UsageError("the data has no class labels for this classifier", self.request.data, "add a label column")
+            raise UsageError(
+                "the data has no class labels for this classifier", self.request.data, "add a label column"
+            )
         return source, data, True
 
     @cached_property
@@ -162,7 +170,9 @@ class _Sweep:
         wanted = {(layers, *way) for layers in {*self.layers, self.depth} for way in self.ways}
         known = {c.key: c for c in self.journal.candidates(trained=False)}
         if missing := sorted(wanted - known.keys()):
-            log.info("measuring %d untrained candidates: latency does not depend on the weights", len(missing))
+            log.info(
+                "measuring %d untrained candidates: latency does not depend on the weights", len(missing)
+            )
             # All again, even if some are known: numbers of different runs are not comparable.
             for candidate in self._timed([self._untrained(*key) for key in sorted(wanted)]):
                 self.journal.append(candidate)
@@ -253,7 +263,8 @@ class _Sweep:
         """The trained checkpoint of a depth; the full depth is the teacher."""
         if layers == self.depth:
             return self._teacher
-        log.info("training %d layers", layers)
+        if not (self.folder / "checkpoints" / f"l{layers}").exists():
+            log.info("training %d layers", layers)
         base = self._student_start(layers)
         return self._trained(base, self.request.student, f"l{layers}", teacher=self._teacher)
 
@@ -273,7 +284,9 @@ class _Sweep:
             base, _, _ = build.classifier(self.request.init_from, self.data, out, self.request.seed)
         return build.Exporter(base, [], "", self.folder / "work" / "base").truncated(tuple(range(layers)))
 
-    def _trained(self, source: Artifact, config: TrainConfig, name: str, *, teacher: Artifact | None) -> Artifact:
+    def _trained(
+        self, source: Artifact, config: TrainConfig, name: str, *, teacher: Artifact | None
+    ) -> Artifact:
         if config.method == "none":
             teacher = None
         out, work = self.folder / "checkpoints" / name, self.folder / "work" / f"train-{name}"
@@ -286,7 +299,11 @@ class _Sweep:
         out = self.folder / "artifacts" / name
         checkpoint = self._checkpoint(layers)
         try:
-            artifact = Artifact.open(out) if out.exists() else self.exporter.export(checkpoint, target, precision, out)
+            artifact = (
+                Artifact.open(out)
+                if out.exists()
+                else self.exporter.export(checkpoint, target, precision, out)
+            )
             dev, test = self._evaluated(artifact)
         except (CheckFailed, MemoryError) as error:
             log.warning("%s failed: %s", candidate.name, error)
@@ -302,7 +319,13 @@ class _Sweep:
             stages=tuple(artifact.manifest.checks["parity"]),
         )  # fmt: skip
         assert judged.test
-        log.info("%s: %s %.4f on test, %.1f MB", judged.name, judged.test.name, judged.test.value, judged.bytes / 1e6)
+        log.info(
+            "%s: %s %.4f on test, %.1f MB",
+            judged.name,
+            judged.test.name,
+            judged.test.value,
+            judged.bytes / 1e6,
+        )
         return judged
 
     def _evaluated(self, artifact: Artifact) -> tuple[Scores, Scores]:
@@ -367,8 +390,8 @@ class _Sweep:
 def budget_facts(budget: Budget | None, max_drop: float | None) -> dict[str, Any]:
     """A budget as the report reads it."""
     return {
-        "percentile": budget.quantity if budget else None,
-        "ms": budget.limit_ms if budget else None,
+        "quantity": budget.quantity if budget else None,
+        "limit_ms": budget.limit_ms if budget else None,
         "max_drop": max_drop,
     }
 
@@ -390,19 +413,31 @@ def report_of(journal: Journal, budget: Budget | None, max_drop: float | None) -
     done = {c.key for c in judged}
     candidates = tuple(sorted([*judged, *(c for c in untrained if c.key not in done)], key=lambda c: c.key))
     scores = {c.key: s for c in judged if (s := journal.scores(c)) is not None}
+    verdict = choose(candidates, scores, teacher, budget, max_drop)
     return Report(
         command=told["command"], created=told["created"], task=told["task"], model=told["model"], data=told["data"],
         budget=told["budget"], teacher=teacher, candidates=candidates,
-        verdict=choose(candidates, scores, teacher, budget, max_drop),
+        verdict=replace(verdict, against_teacher=_against_teacher(journal, verdict.pick, teacher)),
         depth_lines=_depth_lines(journal.candidates(trained=False)),
         environment=told["environment"], warnings=tuple(told["warnings"]),
     )  # fmt: skip
 
 
+def _against_teacher(journal: Journal, pick: Candidate | None, teacher: Candidate | None) -> Metric | None:
+    if pick is None or teacher is None:
+        return None
+    ours, theirs = journal.scores(pick, "test"), journal.scores(teacher, "test")
+    return difference(ours, theirs) if ours and theirs else None
+
+
 def _depth_lines(measured: Sequence[Candidate]) -> tuple[dict[str, Any], ...]:
     lines = []
     for target, precision in sorted({(c.target, c.precision) for c in measured}):
-        points = [(c.layers, c.latency.p50) for c in measured if (c.target, c.precision) == (target, precision) and c.latency]
+        points = [
+            (c.layers, c.latency.p50)
+            for c in measured
+            if (c.target, c.precision) == (target, precision) and c.latency
+        ]
         line = depth_line([p[0] for p in points], [p[1] for p in points])
         if line is not None:
             lines.append({"target": target, "precision": precision, **dataclasses.asdict(line)})

@@ -86,7 +86,9 @@ class Latency:
     memory_bytes: int
 
 
-def measure(contenders: Sequence[Contender], texts: Sequence[Text], config: BenchConfig) -> list[Latency | EdgebertError]:
+def measure(
+    contenders: Sequence[Contender], texts: Sequence[Text], config: BenchConfig
+) -> list[Latency | EdgebertError]:
     """Latency of each contender, in order, or the error that kept it from being measured.
 
     All run on the same texts in the same rounds. Raises InputError without texts.
@@ -151,9 +153,18 @@ def _running(process: subprocess.Popen[str]) -> Iterator[None]:
 
 def _start(stack: ExitStack, contender: Contender, config: BenchConfig) -> _Worker | EdgebertError:
     command = [sys.executable, "-m", "edgebert.judging.latency_worker"]
-    settings = {"path": str(contender.path), "target": contender.target, "threads": config.threads, "seq_len": config.seq_len}
+    settings = {
+        "path": str(contender.path),
+        "target": contender.target,
+        "threads": config.threads,
+        "seq_len": config.seq_len,
+    }
     process = subprocess.Popen(
-        [*command, json.dumps(settings)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        [*command, json.dumps(settings)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     )
     stack.enter_context(_running(process))
     return _Worker(process, contender)
@@ -204,10 +215,18 @@ class _Worker:
             pass
         answer: dict[str, Any] = json.loads(line) if line else {}
         if "error" in answer:
-            self.error = InputError(*answer["error"]) if answer["exit_code"] == 3 else EnvironmentMissing(*answer["error"])
+            self.error = (
+                InputError(*answer["error"])
+                if answer["exit_code"] == 3
+                else EnvironmentMissing(*answer["error"])
+            )
         elif not answer:
             code = self._process.wait()
-            self.error = EnvironmentMissing(f"the measuring process ended with {code}", str(self._contender.path), "see above; it may lack memory")
+            self.error = EnvironmentMissing(
+                f"the measuring process ended with {code}",
+                str(self._contender.path),
+                "see above; it may lack memory",
+            )
         return answer
 
     def latency(self, config: BenchConfig) -> Latency:
@@ -226,7 +245,9 @@ class _Worker:
         )  # fmt: skip
 
 
-def round_interval(rounds: Sequence[Sequence[float]], percentile: float, seed: int = 0) -> tuple[float, float]:
+def round_interval(
+    rounds: Sequence[Sequence[float]], percentile: float, seed: int = 0
+) -> tuple[float, float]:
     """95 % bootstrap interval of a percentile: rounds are resampled, then samples within each."""
     generator = np.random.default_rng(seed)
     arrays = [np.asarray(values, dtype=np.float64) for values in rounds]

@@ -52,7 +52,11 @@ def load(
     artifact = Artifact.open(Path(path))
     chosen = target_named(target or artifact.manifest.target)
     if (chosen.name == "torch") != (artifact.manifest.format == "torch"):
-        raise UsageError(f"target {chosen.name} cannot run this {artifact.manifest.format} artifact", str(path), "leave target out")
+        raise UsageError(
+            f"target {chosen.name} cannot run this {artifact.manifest.format} artifact",
+            str(path),
+            "leave target out",
+        )
     session = chosen.resolve()(artifact, SessionConfig(threads))
     return Model(artifact, session, TextTokenizer(artifact, max_length))
 
@@ -94,7 +98,9 @@ class Model:
     def _predictions(self, tokens: list[Tokens]) -> list[Prediction]:
         names = self.artifact.manifest.labels
         probabilities = softmax(self._logits(tokens))
-        return [_prediction(names, row, item.truncated) for row, item in zip(probabilities, tokens, strict=True)]
+        return [
+            _prediction(names, row, item.truncated) for row, item in zip(probabilities, tokens, strict=True)
+        ]
 
     def _vectors(self, tokens: list[Tokens]) -> Float:
         pooling = self.artifact.manifest.pooling or Pooling("mean", normalize=False)
@@ -111,7 +117,12 @@ class Model:
         """What really runs here: artifact, runtime, version, provider, threads."""
         manifest = self.artifact.manifest
         session = self._session.facts() if self._session else {}
-        return {"artifact": str(self.artifact.path), "digest": self.artifact.digest, "precision": manifest.precision, **session}
+        return {
+            "artifact": str(self.artifact.path),
+            "digest": self.artifact.digest,
+            "precision": manifest.precision,
+            **session,
+        }
 
     def close(self) -> None:
         """Release the runtime. A closed model answers with InputError; closing twice does nothing."""
@@ -139,7 +150,9 @@ class Model:
     def _require(self, *, has_labels: bool) -> None:
         if self._task.has_labels != has_labels:
             wanted = "a classifier" if has_labels else "an encoder"
-            raise UsageError(f"this is not {wanted}", f"{self.artifact.path} is for {self._task.name}", f"load {wanted}")
+            raise UsageError(
+                f"this is not {wanted}", f"{self.artifact.path} is for {self._task.name}", f"load {wanted}"
+            )
 
 
 def _prediction(names: tuple[str, ...], row: Float, truncated: bool) -> Prediction:

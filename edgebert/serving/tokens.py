@@ -37,14 +37,18 @@ class TextTokenizer:
         limit = artifact.manifest.max_length
         self.max_length = limit if max_length is None else max_length
         if not 2 < self.max_length <= limit:
-            raise InputError(f"max_length {self.max_length} is out of reach", str(artifact.path), f"at most {limit} tokens")
+            raise InputError(
+                f"max_length {self.max_length} is out of reach", str(artifact.path), f"at most {limit} tokens"
+            )
         try:
             self._tokenizer = Tokenizer.from_str(artifact.read("tokenizer.json").decode("utf-8"))
         except Exception as error:
             # tokenizers raises bare Exception.
             if isinstance(error, InputError):
                 raise
-            raise InputError("unreadable tokenizer", str(artifact.path / "tokenizer.json"), "export it again") from error
+            raise InputError(
+                "unreadable tokenizer", str(artifact.path / "tokenizer.json"), "export it again"
+            ) from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.max_length, strategy="longest_first")
         self._names = [spec.name for spec in artifact.manifest.inputs]

@@ -15,7 +15,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgebert.artifact import MANIFEST, Architecture, Artifact, FileEntry, Manifest, Pooling, TensorSpec, parse_json
+from edgebert.artifact import (
+    MANIFEST,
+    Architecture,
+    Artifact,
+    FileEntry,
+    Manifest,
+    Pooling,
+    TensorSpec,
+    parse_json,
+)
 from edgebert.errors import EnvironmentMissing, InputError, missing_package
 from edgebert.families import Family, family_of
 from edgebert.stage import hash_file
@@ -32,7 +41,11 @@ _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 _WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
 _POOLING_FILES = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
-_POOLING_MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max"}
+_POOLING_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+}
 
 
 def open_checkpoint(model: str, task: str = "auto") -> Artifact:
@@ -46,7 +59,9 @@ def open_checkpoint(model: str, task: str = "auto") -> Artifact:
     if (folder / MANIFEST).is_file():
         artifact = Artifact.open(folder)
         if artifact.manifest.format != "torch":
-            raise InputError("an exported artifact is not a checkpoint", str(folder), "give the folder it was made from")
+            raise InputError(
+                "an exported artifact is not a checkpoint", str(folder), "give the folder it was made from"
+            )
         return artifact
     return Artifact(folder, _describe(folder, config, _name_of(model, folder), task))
 
@@ -62,7 +77,9 @@ def _locate(model: str) -> Path:
     if model == MINILM:
         return _locate_minilm()
     if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise InputError("no such checkpoint folder", model, "give a folder with config.json and model.safetensors")
+        raise InputError(
+            "no such checkpoint folder", model, "give a folder with config.json and model.safetensors"
+        )
     return _download(model)
 
 
@@ -76,7 +93,9 @@ def _locate_minilm() -> Path:
         )
     folder = Path(spec.submodule_search_locations[0]) / "model"
     if hash_file(folder / _WEIGHTS).sha256 != _MINILM_SHA256:
-        raise InputError("weights of minilm are not the published ones", str(folder / _WEIGHTS), "install it again")
+        raise InputError(
+            "weights of minilm are not the published ones", str(folder / _WEIGHTS), "install it again"
+        )
     return folder
 
 
@@ -87,12 +106,18 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", "1_Pooling/*"]))
+        return Path(
+            snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", "1_Pooling/*"])
+        )
     except HFValidationError:
         raise InputError("neither a folder nor a hub id", name, "check --model") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = type(error).__name__
-        raise EnvironmentMissing(f"no folder of that name, and the hub did not serve it ({reason})", name, "check --model or the network") from None
+        raise EnvironmentMissing(
+            f"no folder of that name, and the hub did not serve it ({reason})",
+            name,
+            "check --model or the network",
+        ) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -106,7 +131,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def _describe(folder: Path, config: Mapping[str, Any], name: str, task_name: str) -> Manifest:
     family = family_of(config, str(folder / "config.json"))
     if "auto_map" in config:
-        raise InputError("the checkpoint asks to run its own code", str(folder / "config.json"), "remove auto_map")
+        raise InputError(
+            "the checkpoint asks to run its own code", str(folder / "config.json"), "remove auto_map"
+        )
     _require_safetensors(folder)
     task = _task_of(config, folder, task_name)
     shape = architecture_of(config, family)
@@ -139,14 +166,18 @@ def architecture_of(config: Mapping[str, Any], family: Family) -> Architecture:
             vocab=int(config["vocab_size"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"config.json lacks a usable {error}", family.name, "give a complete checkpoint") from None
+        raise InputError(
+            f"config.json lacks a usable {error}", family.name, "give a complete checkpoint"
+        ) from None
 
 
 def _require_safetensors(folder: Path) -> None:
     if (folder / _WEIGHTS).is_file() or (folder / _WEIGHTS_INDEX).is_file():
         return
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
-        raise InputError("weights are pickle only", str(folder), "convert them to model.safetensors where you trust them")
+        raise InputError(
+            "weights are pickle only", str(folder), "convert them to model.safetensors where you trust them"
+        )
     raise InputError("no weights", str(folder), f"a checkpoint holds {_WEIGHTS}")
 
 
@@ -160,7 +191,9 @@ def _task_of(config: Mapping[str, Any], folder: Path, name: str) -> Task:
     if architecture.endswith("ForMaskedLM") or not architecture:
         return TASKS["feature-extraction"]
     known = ", ".join(TASKS)
-    raise InputError(f"no task for architecture {architecture}", str(folder / "config.json"), f"edgebert has {known}")
+    raise InputError(
+        f"no task for architecture {architecture}", str(folder / "config.json"), f"edgebert has {known}"
+    )
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -170,7 +203,10 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _max_length(folder: Path, config: Mapping[str, Any], family: Family) -> int:
     limits = [int(config.get("max_position_embeddings", 512)) - family.position_offset]
-    for name, key in (("tokenizer_config.json", "model_max_length"), ("sentence_bert_config.json", "max_seq_length")):
+    for name, key in (
+        ("tokenizer_config.json", "model_max_length"),
+        ("sentence_bert_config.json", "max_seq_length"),
+    ):
         if (folder / name).is_file() and (value := read_json(folder / name).get(key)):
             limits.append(int(value))
     return min(limits)
@@ -180,11 +216,15 @@ def _pooling(folder: Path) -> Pooling:
     """How sentence-transformers pools, from its files; mean without normalization where it says nothing."""
     if not (folder / "modules.json").is_file():
         return Pooling("mean", normalize=False)
-    types = [str(module.get("type", "")) for module in json.loads((folder / "modules.json").read_text("utf-8"))]
+    types = [
+        str(module.get("type", "")) for module in json.loads((folder / "modules.json").read_text("utf-8"))
+    ]
     modes = read_json(folder / "1_Pooling" / "config.json")
     chosen = [name for key, name in _POOLING_MODES.items() if modes.get(key)]
     if len(chosen) != 1:
-        raise InputError("pooling is not one of cls, mean, max", str(folder / "1_Pooling"), "use one of these")
+        raise InputError(
+            "pooling is not one of cls, mean, max", str(folder / "1_Pooling"), "use one of these"
+        )
     return Pooling(chosen[0], normalize=any(kind.endswith("Normalize") for kind in types))
 
 
@@ -214,7 +254,9 @@ def load_module(source: Artifact, *, for_training: bool = False) -> torch.nn.Mod
     )  # fmt: skip
     if missing := sorted(report["missing_keys"]):
         raise InputError(
-            f"weights missing: {missing[0]} and {len(missing) - 1} more" if missing[1:] else f"weights missing: {missing[0]}",
+            f"weights missing: {missing[0]} and {len(missing) - 1} more"
+            if missing[1:]
+            else f"weights missing: {missing[0]}",
             str(source.path),
             "fine-tune it for the task first (edgebert fit does)",
         )
@@ -248,14 +290,15 @@ def add_head(source: Artifact, config: HeadConfig, out: Path) -> Manifest:
             id2label=dict(enumerate(config.labels)), label2id={name: i for i, name in enumerate(config.labels)},
             problem_type="single_label_classification", ignore_mismatched_sizes=True,
         )  # fmt: skip
-    save_module(module, source, out)
-    return replace(
+    manifest = replace(
         source.manifest,
         task=task.name,
         labels=config.labels,
         pooling=None,
         outputs=(TensorSpec(task.output, "float32", task.output_shape),),
     )
+    save_module(module, replace(source, manifest=manifest), out)
+    return manifest
 
 
 def save_module(module: torch.nn.Module, source: Artifact, out: Path) -> None:
@@ -283,7 +326,9 @@ def _make_fast_tokenizer(folder: Path, out: Path) -> None:
         transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).save_pretrained(out)
     except Exception as error:
         # transformers raises half a dozen types here, all meaning that the files do not make a tokenizer.
-        raise InputError(f"no usable tokenizer ({type(error).__name__})", str(folder), "add tokenizer.json") from error
+        raise InputError(
+            f"no usable tokenizer ({type(error).__name__})", str(folder), "add tokenizer.json"
+        ) from error
 
 
 def quiet_transformers() -> None:

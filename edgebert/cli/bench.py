@@ -1,0 +1,123 @@
+"""``edgebert bench``: latency and throughput of artifacts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+from edgebert.artifact import MANIFEST, Artifact
+from edgebert.cli import Document, command, flags, table
+from edgebert.errors import EdgebertError, InputError
+from edgebert.judging.latency import BenchConfig, Contender, Latency, measure
+from edgebert.registry import target_named
+from edgebert.serving.tokens import Text
+
+log = logging.getLogger("edgebert")
+
+# Folders of a fit that hold no artifacts of their own: copies and things half made.
+_NOT_ARTIFACTS = frozenset({"best", "work", "checkpoints"})
+
+
+def _show(document: Document) -> str:
+    rows = [
+        (
+            Path(r["artifact"]).name, r["target"], r["precision"], f"{r['p50_ms']:.2f}", f"{r['p50_low']:.2f}-{r['p50_high']:.2f}",
+            "-" if r["p95_ms"] is None else f"{r['p95_ms']:.2f}", f"{r['tokenize_p50_ms']:.2f}", f"{r['texts_per_s']:.0f}",
+            f"{r['memory_bytes'] / 1e6:.0f}", f"{r['cold_start_ms']:.0f}", str(r["samples"]),
+        )
+        for r in document["results"]
+    ]  # fmt: skip
+    heads = (
+        "artifact",
+        "target",
+        "precision",
+        "p50 ms",
+        "95 %",
+        "p95 ms",
+        "tokens ms",
+        "texts/s",
+        "MB RAM",
+        "start ms",
+        "samples",
+    )
+    return table(heads, rows)
+
+
+@command("edgebert bench edgebert-out/minilm-l3-cpu-int8 --target cpu,torch", _show)
+@click.argument("artifacts", metavar="[ARTIFACT]...", nargs=-1, type=click.Path(path_type=Path))
+@flags.targets(None)
+@flags.bench
+@flags.data()
+@click.option("--samples", type=click.IntRange(1), default=400, help="Calls to time for each; p95 needs 200.")
+@flags.seed
+def run(
+    artifacts: tuple[Path, ...],
+    target: tuple[str, ...] | None,
+    threads: int | None,
+    batch_size: int,
+    seq_len: int | None,
+    data: str | None,
+    columns: dict[str, str],
+    samples: int,
+    seed: int,
+) -> Document:
+    """Measure artifacts, each in its own process, interleaved in rounds, tokenization included.
+
+    Without ARTIFACT, everything under edgebert-out.
+    """
+    for name in target or ():
+        target_named(name).resolve()
+    opened = [Artifact.open(path) for path in _found(artifacts)]
+    jobs = [(artifact, name) for artifact in opened for name in target or (artifact.manifest.target,)]
+    config = BenchConfig(batch_size=batch_size, seq_len=seq_len, threads=threads, samples=samples, seed=seed)
+    results = measure([Contender(a.path, name) for a, name in jobs], _texts(data, columns), config)
+    for result in results:
+        if isinstance(result, EdgebertError):
+            raise result
+    return {
+        "results": [
+            _entry(a, name, r) for (a, name), r in zip(jobs, results, strict=True) if isinstance(r, Latency)
+        ]
+    }
+
+
+def _found(paths: tuple[Path, ...]) -> list[Path]:
+    """The artifacts that the arguments name: themselves, or everything below a folder of them."""
+    roots = paths or (Path(flags.DEFAULT_OUT),)
+    found: list[Path] = []
+    for root in roots:
+        if (root / MANIFEST).is_file() or not root.is_dir():
+            found.append(root)
+            continue
+        inside = [m.parent for depth in ("*", "*/*", "*/*/*") for m in root.glob(f"{depth}/{MANIFEST}")]
+        found += [path for path in inside if not _NOT_ARTIFACTS.intersection(path.relative_to(root).parts)]
+    if not found or (not paths and found == [Path(flags.DEFAULT_OUT)]):
+        raise InputError("no artifacts", str(roots[0]), "make one with edgebert export --layers 3")
+    if not paths:
+        log.info("benchmarking %s", ", ".join(map(str, found)))
+    return sorted(found)
+
+
+def _texts(data: str | None, columns: dict[str, str]) -> list[Text]:
+    from edgebert.build import sample
+    from edgebert.judging.evaluate import text_of
+    from edgebert.training.data import read
+
+    if data is not None:
+        return [text_of(row) for row in read(data, columns).test]
+    log.info("no --data: timing edgebert's packaged text sample")
+    return sample()
+
+
+def _entry(artifact: Artifact, target: str, latency: Latency) -> Document:
+    return {
+        "artifact": str(artifact.path), "layers": artifact.manifest.architecture.layers, "target": target,
+        "precision": "fp32" if target == "torch" else artifact.manifest.precision,
+        "batch_size": latency.batch_size, "seq_len": latency.seq_len, "threads": latency.threads,
+        "samples": latency.samples, "p50_ms": latency.p50, "p50_low": latency.p50_low, "p50_high": latency.p50_high,
+        "p95_ms": latency.p95, "p95_low": latency.p95_low, "p95_high": latency.p95_high,
+        "tokenize_p50_ms": latency.tokenize_p50, "texts_per_s": latency.texts_per_s,
+        "cold_start_ms": latency.cold_start_ms, "memory_bytes": latency.memory_bytes,
+    }  # fmt: skip

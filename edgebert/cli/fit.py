@@ -1,0 +1,87 @@
+"""``edgebert fit``: the main job."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgebert.choosing.budget import check_max_drop, parse_budget
+from edgebert.cli import Document, command, flags
+from edgebert.cli.pick import document_of, require_pick, show
+from edgebert.judging.latency import BenchConfig
+
+
+@command("edgebert fit --model bert-base-uncased --data reviews.csv --budget p95=10ms -o fitted", show)
+@flags.model()
+@flags.data(required=True)
+@click.option(
+    "--budget", default=None, help="Upper limit of one text's latency, text to answer: p95=10ms or p50=4ms."
+)
+@click.option(
+    "--max-drop",
+    type=float,
+    default=None,
+    help="Points the pick may lose against the full-depth fp32 teacher.",
+)
+@flags.layers("Depths to try [default: all].")
+@flags.targets("cpu")
+@flags.precisions("fp32,int8")
+@flags.bench
+@flags.training
+@click.option(
+    "--init-from",
+    default=None,
+    help="Checkpoint whose first layers students start from [default: the model's own].",
+)
+@click.option("--exhaustive", is_flag=True, help="Train every depth, not only those that can win.")
+@flags.seed
+@flags.out("Folder of this fit; the same command goes on in it.")
+def run(
+    model: str,
+    data: str,
+    columns: dict[str, str],
+    budget: str | None,
+    max_drop: float | None,
+    layers: tuple[int, ...] | None,
+    target: tuple[str, ...],
+    precision: tuple[str, ...],
+    threads: int | None,
+    batch_size: int,
+    seq_len: int | None,
+    init_from: str | None,
+    exhaustive: bool,
+    seed: int,
+    out: Path,
+    **training: Any,
+) -> Document:
+    """Find the most accurate model within a latency budget: measure, train, verify, measure, pick."""
+    limit = parse_budget(budget) if budget is not None else None
+    check_max_drop(max_drop)
+    # After the cheap checks: these import torch.
+    from edgebert.choosing.report import write_report
+    from edgebert.choosing.sweep import FitRequest, fit
+    from edgebert.training.trainer import FINE_TUNE, TrainConfig
+
+    chosen = {name: value for name, value in training.items() if value is not None}
+    shared = {
+        name: value for name, value in chosen.items() if name not in ("method", "lr", "temperature", "alpha")
+    }
+    request = FitRequest(
+        model=model, data=data, folder=out, budget=limit, max_drop=max_drop, layers=layers, targets=target,
+        precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive, seed=seed,
+        student=replace(TrainConfig(seed=seed), **chosen), teacher=replace(FINE_TUNE, seed=seed, **shared),
+        bench=BenchConfig(batch_size=batch_size, seq_len=seq_len, threads=threads, seed=seed),
+        command=shlex.join(["edgebert", *sys.argv[1:]]),
+    )  # fmt: skip
+    result = fit(request)
+    page = write_report(out, result)
+    document = document_of(result, out, os.fspath(page))
+    if result.verdict.pick is not None:
+        document["pick"]["path"] = os.fspath(out / "best")
+    return require_pick(document, result)

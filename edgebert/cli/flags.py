@@ -1,0 +1,201 @@
+"""Flags that several commands share, each spelled once, and the types that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_OUT = "edgebert-out"
+
+
+class _Numbers(click.ParamType):
+    """Comma-separated whole numbers."""
+
+    name = "N,N,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(word) for word in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number or a comma-separated list of them", param, ctx)
+
+
+class _Names(click.ParamType):
+    """Comma-separated names."""
+
+    name = "NAME,NAME,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        return (
+            value
+            if isinstance(value, tuple)
+            else tuple(word.strip() for word in str(value).split(",") if word.strip())
+        )
+
+
+class _Columns(click.ParamType):
+    """``text=sentence,label=y``."""
+
+    name = "FIELD=COLUMN,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        if isinstance(value, dict):
+            return value
+        pairs = [word.partition("=") for word in str(value).split(",")]
+        if not all(field and equals and column for field, equals, column in pairs):
+            self.fail(f"{value!r} is not of the form text=sentence,label=y", param, ctx)
+        return {field.strip(): column.strip() for field, _, column in pairs}
+
+
+NUMBERS, NAMES, COLUMNS = _Numbers(), _Names(), _Columns()
+
+
+def model(default: str | None = "minilm") -> Callable[[F], F]:
+    """``--model``; where the default applies, the command names it in its output."""
+    return click.option(
+        "--model", default=default, required=default is None, help="Checkpoint folder, hub id, or minilm."
+    )
+
+
+def data(*, required: bool = False) -> Callable[[F], F]:
+    """``--data`` and ``--columns``."""
+
+    def decorate(function: F) -> F:
+        function = click.option(
+            "--columns",
+            type=COLUMNS,
+            default={},
+            show_default=False,
+            help="Map fields to your column names: text=sentence,label=y.",
+        )(function)
+        return click.option(
+            "--data",
+            required=required,
+            help="Folder with train/dev/test files, or one .jsonl[.gz], .csv, .tsv, .parquet, .txt.",
+        )(function)
+
+    return decorate
+
+
+def out(text: str, default: str | None = DEFAULT_OUT) -> Callable[[F], F]:
+    """``-o/--out``."""
+    return click.option(
+        "-o", "--out", default=default, required=default is None, type=click.Path(path_type=Path), help=text
+    )
+
+
+def layers(text: str) -> Callable[[F], F]:
+    """``--layers``: one number or a list."""
+    return click.option("--layers", type=NUMBERS, default=None, help=text)
+
+
+def targets(default: str | None) -> Callable[[F], F]:
+    """``--target``: one or a list."""
+    return click.option(
+        "--target", "target", type=NAMES, default=default, help="Where it runs: cpu, torch; one or a list."
+    )
+
+
+def precisions(default: str) -> Callable[[F], F]:
+    """``--precision``: one or a list."""
+    return click.option(
+        "--precision", type=NAMES, default=default, help="fp32, int8, int8-dynamic; one or a list."
+    )
+
+
+def bench(function: F) -> F:
+    """What is timed: threads, batch size, length."""
+    function = click.option(
+        "--threads",
+        type=click.IntRange(1),
+        default=None,
+        help="Threads a call may use [default: all allowed].",
+    )(function)
+    function = click.option(
+        "--seq-len",
+        type=click.IntRange(3),
+        default=None,
+        help="Tokens per text [default: the data's own lengths].",
+    )(function)
+    return click.option("--batch-size", type=click.IntRange(1), default=1, help="Texts per call.")(function)
+
+
+def training(function: F) -> F:
+    """The training settings that a user may change; unset ones keep their recipe."""
+    for option in reversed(
+        (
+            click.option(
+                "--method",
+                default=None,
+                help="none, logits or hidden (logits and hidden states) [default: hidden].",
+            ),
+            click.option(
+                "--epochs",
+                type=click.FloatRange(0, min_open=True),
+                default=None,
+                help="Passes over train [default: 5, the teacher 3].",
+            ),
+            click.option(
+                "--max-steps",
+                type=click.IntRange(1),
+                default=None,
+                help="At most this many steps a training run.",
+            ),
+            click.option(
+                "--train-batch-size",
+                type=click.IntRange(1),
+                default=None,
+                help="Texts per step [default: 32].",
+            ),
+            click.option(
+                "--lr",
+                type=click.FloatRange(0, min_open=True),
+                default=None,
+                help="Peak learning rate [default: 1e-4, the teacher 5e-5].",
+            ),
+            click.option(
+                "--temperature",
+                type=click.FloatRange(0, min_open=True),
+                default=None,
+                help="Softening of the teacher's answers [default: 2].",
+            ),
+            click.option(
+                "--alpha",
+                type=click.FloatRange(0, 1),
+                default=None,
+                help="Weight of the given labels beside the teacher's [default: 0.3].",
+            ),
+            click.option(
+                "--max-length",
+                type=click.IntRange(3),
+                default=None,
+                help="Tokens per text in training [default: 128].",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+TRAINING = ("method", "epochs", "max_steps", "train_batch_size", "lr", "temperature", "alpha", "max_length")
+
+
+def seed(function: F) -> F:
+    """``--seed``."""
+    return click.option("--seed", type=int, default=0, help="Seed of everything drawn by chance.")(function)
+
+
+def force(function: F) -> F:
+    """``--force``."""
+    return click.option("--force", is_flag=True, help="Overwrite what exists.")(function)

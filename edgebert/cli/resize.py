@@ -1,0 +1,36 @@
+"""``edgebert resize``: a checkpoint with fewer layers, as a plain Hugging Face folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgebert import stage
+from edgebert.cli import Document, command, flags
+from edgebert.cli.export import entry_of
+from edgebert.shaping.checkpoint import open_checkpoint
+from edgebert.shaping.depth import TruncateConfig, layers_to_keep, truncate
+
+
+def _show(document: Document) -> str:
+    return "\n".join(
+        f"{entry['layers']} layers, {entry['bytes'] / 1e6:.1f} MB" for entry in document["artifacts"]
+    )
+
+
+@command("edgebert resize --model minilm --layers 3 -o minilm-3", _show)
+@flags.model()
+@click.option("--layers", type=int, required=True, help="How many layers to keep.")
+@click.option("--keep", default="first", help="Which layers stay: first, or a list such as 0,2,4.")
+@flags.out("Folder of the new checkpoint.", default=None)
+@flags.force
+def run(model: str, layers: int, keep: str, out: Path, force: bool) -> Document:
+    """Write a shallower checkpoint: weights moved, config rewritten, head kept."""
+    source = open_checkpoint(model)
+    kept = layers_to_keep(layers, keep, source.manifest.architecture.layers)
+    return {
+        "artifacts": [
+            entry_of(stage.run("truncate", truncate, source, TruncateConfig(kept), out, force=force))
+        ]
+    }

@@ -1,0 +1,83 @@
+"""Arithmetic of shapes: parameters, FLOPs, bytes. No weights are read and no framework is imported.
+
+Formulas: parameters as in Devlin et al. 2018 (arXiv:1810.04805) counted layer by layer; FLOPs as two per
+multiply-add of every matrix product, biases and element-wise work left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgebert.families import Family
+
+# What one weight takes in each precision; int8 keeps biases and LayerNorm in fp32, see `weight_bytes`.
+_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Everything that the size of an encoder depends on. ``labels`` 0 means no classification head."""
+
+    layers: int
+    hidden: int
+    heads: int
+    ffn: int
+    vocab: int
+    positions: int = 512
+    types: int = 2
+    pooler: bool = True
+    dense_in_head: bool = False
+    labels: int = 0
+
+
+def shape_of(config: Mapping[str, Any], family: Family, labels: int = 0) -> Shape:
+    """The shape that a Hugging Face ``config.json`` describes, with a head for ``labels`` classes."""
+    return Shape(
+        layers=int(config[family.layers_key]),
+        hidden=int(config[family.hidden_key]),
+        heads=int(config[family.heads_key]),
+        ffn=int(config[family.ffn_key]),
+        vocab=int(config["vocab_size"]),
+        positions=int(config["max_position_embeddings"]),
+        types=int(config.get("type_vocab_size", 2)) if family.layers_key == "num_hidden_layers" else 0,
+        # A head with a dense layer of its own replaces the pooler.
+        pooler=family.pooler and not (labels and family.dense_in_head),
+        dense_in_head=family.dense_in_head,
+        labels=labels,
+    )
+
+
+def with_layers(shape: Shape, layers: int) -> Shape:
+    """The same shape at another depth."""
+    return replace(shape, layers=layers)
+
+
+def matrices(shape: Shape) -> int:
+    """Weights in embedding tables and Linear matrices: what integer precisions store as integers."""
+    h, f = shape.hidden, shape.ffn
+    tables = (shape.vocab + shape.positions + shape.types) * h
+    dense = h * h * (int(shape.pooler) + int(bool(shape.labels) and shape.dense_in_head))
+    return tables + shape.layers * (4 * h * h + 2 * h * f) + dense + shape.labels * h
+
+
+def parameters(shape: Shape) -> int:
+    """All parameters, exact to the unit: matrices, biases, LayerNorms."""
+    h, f = shape.hidden, shape.ffn
+    dense = int(shape.pooler) + int(bool(shape.labels) and shape.dense_in_head)
+    return matrices(shape) + 2 * h + shape.layers * (4 * h + f + h + 4 * h) + dense * h + shape.labels
+
+
+def flops_per_token(shape: Shape, seq_len: int) -> int:
+    """FLOPs of the encoder for one token of a text of ``seq_len`` tokens, attention included."""
+    h, f = shape.hidden, shape.ffn
+    return shape.layers * 2 * (4 * h * h + 2 * h * f + 2 * seq_len * h)
+
+
+def weight_bytes(shape: Shape) -> dict[str, int]:
+    """Bytes of the weights by precision (the graph itself and scales come on top, well under 1 MB)."""
+    inside = matrices(shape)
+    rest = 4 * (parameters(shape) - inside)
+    sizes = {name: inside * width + rest for name, width in _BYTES.items()}
+    return {**sizes, "fp16": 2 * parameters(shape)}
