@@ -5,6 +5,7 @@ Started by :mod:`edgebert.judging.latency`; stdin and stdout carry JSON lines an
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -30,7 +31,7 @@ def main() -> None:
             if model is None:
                 model, answer = _open(settings)
             else:
-                answer = _time(model, _texts(json.loads(line)), settings["seq_len"])
+                answer = _round(model, json.loads(line), settings["seq_len"])
         except Exception as error:
             known = translate(error)
             if known is None:
@@ -54,10 +55,21 @@ def _texts(calls: list[list[Any]]) -> list[list[Text]]:
     return [[tuple(item) if isinstance(item, list) else item for item in call] for call in calls]
 
 
-def _time(model: Model, calls: Sequence[Sequence[Text]], seq_len: int | None) -> dict[str, Any]:
+def _round(model: Model, asked: dict[str, Any], seq_len: int | None) -> dict[str, Any]:
+    calls = _texts(asked["calls"])
+    if seq_len:
+        calls = [[_stretched(item, seq_len) for item in call] for call in calls]
+    until = time.perf_counter() + asked["warm_ms"] / 1e3
+    for texts in itertools.cycle(calls):
+        model.answer(model.tokenize(texts))
+        if time.perf_counter() > until:
+            break
+    return _time(model, calls)
+
+
+def _time(model: Model, calls: Sequence[Sequence[Text]]) -> dict[str, Any]:
     tokenize, total = [], []
-    for call in calls:
-        texts = [_stretched(item, seq_len) for item in call] if seq_len else call
+    for texts in calls:
         start = time.perf_counter_ns()
         tokens = model.tokenize(texts)
         middle = time.perf_counter_ns()

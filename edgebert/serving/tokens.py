@@ -58,7 +58,10 @@ class TextTokenizer:
         """Tokens of each item. Raises ItemError naming the first item that is not a text or a pair."""
         for index, item in enumerate(texts):
             _check_item(index, item)
-        # Tuples only: the library takes a list of two for a pre-tokenized pair.
+        if len(texts) == 1:
+            # The batch call wakes a thread pool, which for one text costs more than it gives.
+            pair = texts[0] if isinstance(texts[0], tuple) else (texts[0],)
+            return [_tokens(self._tokenizer.encode(*pair))]
         return [_tokens(encoding) for encoding in self._tokenizer.encode_batch(list(texts))]
 
     def collate(self, items: Sequence[Tokens], length: int | None = None) -> Batch:
