@@ -133,9 +133,7 @@ class Artifact:
             with open(folder / MANIFEST, "rb") as file:
                 raw = file.read(MAX_MANIFEST_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
-            raise InputError(
-                "not an edgebert artifact", str(folder), f"no {MANIFEST} there; check the path"
-            ) from None
+            raise InputError("not an edgebert artifact", str(folder), f"no {MANIFEST} there; check the path") from None
         if len(raw) > MAX_MANIFEST_BYTES:
             raise InputError("manifest too large", where, "export the artifact again")
         return cls(folder, Manifest.from_dict(parse_json(raw, where), where))
@@ -157,9 +155,7 @@ class Artifact:
         except FileNotFoundError:
             raise InputError("file is missing", where, "export the artifact again") from None
         if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise InputError(
-                "file does not match its hash in the manifest", where, "copy or export the artifact again"
-            )
+            raise InputError("file does not match its hash in the manifest", where, "copy or export the artifact again")
         return content
 
     def has(self, name: str) -> bool:

@@ -104,9 +104,7 @@ class Exporter:
             "quantize", f"{name}-{precision}", quantize_dynamic, graph, DynamicConfig.for_this_cpu(precision)
         )
 
-    def export(
-        self, checkpoint: Artifact, target: str, precision: str, out: Path, *, force: bool = False
-    ) -> Artifact:
+    def export(self, checkpoint: Artifact, target: str, precision: str, out: Path, *, force: bool = False) -> Artifact:
         """Build, verify and publish one artifact. Raises CheckFailed where the ledger says no."""
         reference = self._reference(checkpoint)
         stages = self._ledger(checkpoint, reference, target, precision)
@@ -136,10 +134,7 @@ class Exporter:
 
         layers = checkpoint.manifest.architecture.layers
         steps = [step.stage for step in checkpoint.manifest.history[len(self.source.manifest.history) :]]
-        if (
-            steps != ["truncate"]
-            or checkpoint.manifest.kept_layers != self.source.manifest.kept_layers[:layers]
-        ):
+        if steps != ["truncate"] or checkpoint.manifest.kept_layers != self.source.manifest.kept_layers[:layers]:
             return ()
         feed = self.feeds[-1]
         full, cut = hidden_after(self.source, layers, feed), hidden_after(checkpoint, layers, feed)
@@ -166,12 +161,12 @@ class Exporter:
         path.parent.mkdir(parents=True, exist_ok=True)
         stage.write_json(path, document)
         bad = next(line for line in stages if not line.ok)
-        what = f"parity of {bad.name} failed: error {bad.max_abs_error:.3g} of {bad.tolerance:.3g}, cosine {bad.cosine:.5f}"
-        raise CheckFailed(what, str(path), "use --precision fp32, or report the model", document)
+        numbers = f"error {bad.max_abs_error:.3g} of {bad.tolerance:.3g}, cosine {bad.cosine:.5f}"
+        raise CheckFailed(
+            f"parity of {bad.name} failed, {numbers}", str(path), "use --precision fp32, or report the model", document
+        )
 
-    def _once(
-        self, step: str, name: str, build: Callable[..., Manifest], source: Artifact, config: Any
-    ) -> Artifact:
+    def _once(self, step: str, name: str, build: Callable[..., Manifest], source: Artifact, config: Any) -> Artifact:
         path = self.work / name
         return Artifact.open(path) if path.exists() else stage.run(step, build, source, config, path)
 
@@ -210,9 +205,8 @@ def _card(manifest: Manifest, config: SealConfig) -> str:
     ]
     for line in manifest.checks["parity"]:
         label = "" if line["label_agreement"] is None else f"{line['label_agreement']:.1%}"
-        lines.append(
-            f"| {line['name']} | {line['max_abs_error']:.2e} | {line['tolerance']:.2e} | {line['cosine']:.6f} | {label} |"
-        )
+        numbers = f"{line['max_abs_error']:.2e} | {line['tolerance']:.2e} | {line['cosine']:.6f}"
+        lines.append(f"| {line['name']} | {numbers} | {label} |")
     use = "predict" if manifest.labels else "encode"
     lines += [
         "",
@@ -263,9 +257,7 @@ def export(
     for name in precisions:
         check_pair(target, name)
     keeps = [layers_to_keep(count, keep, depth) for count in wanted]
-    jobs = [
-        (kept, name, Path(out) / _name(source, kept, target, name)) for kept in keeps for name in precisions
-    ]
+    jobs = [(kept, name, Path(out) / _name(source, kept, target, name)) for kept in keeps for name in precisions]
     _check_places(source, Path(out), [path for _, _, path in jobs], force=force)
     texts, texts_from = parity_texts(read(data, columns) if data is not None else None)
     log.info("%s, verified on %s", source.manifest.name, texts_from)
@@ -288,15 +280,11 @@ def _check_places(source: Artifact, out: Path, paths: Sequence[Path], *, force: 
     if out.resolve() == source.path.resolve():
         raise UsageError("output folder is the checkpoint itself", str(out), "choose another with -o")
     if len(set(paths)) != len(paths):
-        raise UsageError(
-            "the same artifact is asked for twice", str(out), "list each depth and precision once"
-        )
+        raise UsageError("the same artifact is asked for twice", str(out), "list each depth and precision once")
     for path in paths:
         stage.recover(path.absolute())
         if path.exists() and not force:
-            raise UsageError(
-                "already exists", str(path), "choose another folder with -o, or overwrite with --force"
-            )
+            raise UsageError("already exists", str(path), "choose another folder with -o, or overwrite with --force")
 
 
 @contextmanager
@@ -382,9 +370,7 @@ def _golden_stage(artifact: Artifact, run: parity.Run) -> parity.Stage:
     return parity.compare("golden", _kind(artifact), expected, parity.outputs(run, feeds), labels=labels)
 
 
-def _reference_stage(
-    artifact: Artifact, run: parity.Run, checkpoint: Artifact, rows: Data | None
-) -> parity.Stage:
+def _reference_stage(artifact: Artifact, run: parity.Run, checkpoint: Artifact, rows: Data | None) -> parity.Stage:
     from edgebert.runtimes.reference import reference_session
 
     if checkpoint.manifest.architecture != artifact.manifest.architecture:
@@ -448,9 +434,7 @@ def distill(
         teacher = None
     elif not ready:
         log.info("%s is not fine-tuned for these labels: training the teacher first", named.manifest.name)
-        recipe = replace(
-            FINE_TUNE, seed=config.seed, max_steps=config.max_steps, max_length=config.max_length
-        )
+        recipe = replace(FINE_TUNE, seed=config.seed, max_steps=config.max_steps, max_length=config.max_length)
         teacher = train_stage(
             start, recipe, folder / "teacher", data=rows, teacher=None, work=folder / "work" / "teacher"
         )
@@ -469,8 +453,6 @@ def distill(
             source = cutter.truncated(layers_to_keep(count, keep, base.manifest.architecture.layers))
             place = folder / f"{named.manifest.name}-l{count}"
             students.append(
-                train_stage(
-                    source, config, place, data=rows, teacher=teacher, work=folder / "work" / f"l{count}"
-                )
+                train_stage(source, config, place, data=rows, teacher=teacher, work=folder / "work" / f"l{count}")
             )
     return students

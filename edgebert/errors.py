@@ -94,9 +94,7 @@ def translate(error: BaseException) -> EdgebertError | None:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("edgebert"):
         return missing_package(error.name)
     if isinstance(error, MemoryError):
-        return EnvironmentMissing(
-            "out of memory", str(error) or "this process", "free memory or use fewer layers"
-        )
+        return EnvironmentMissing("out of memory", str(error) or "this process", "free memory or use fewer layers")
     if isinstance(error, OSError):
         return _translate_os_error(error)
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from tqdm import tqdm
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 def bar(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
     """Iterate with a bar that appears after two seconds; silent where stderr is no terminal or under -q."""
-    return tqdm(
+    shown = tqdm(
         items,
         desc=label,
         total=total,
@@ -24,3 +24,4 @@ def bar(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]
         leave=False,
         disable=None if log.isEnabledFor(logging.INFO) else True,
     )
+    return cast("Iterable[T]", shown)

@@ -32,9 +32,7 @@ C = TypeVar("C", bound=Config)
 Build = Callable[[Artifact, C, Path], Manifest]
 
 
-def run(
-    name: str, build: Build[C], source: Artifact, config: C, out: Path, *, force: bool = False
-) -> Artifact:
+def run(name: str, build: Build[C], source: Artifact, config: C, out: Path, *, force: bool = False) -> Artifact:
     """Run one stage and publish what it wrote at ``out``.
 
     ``build`` writes files into the folder it is given and returns the manifest without files and
@@ -43,9 +41,7 @@ def run(
     with publish(out, force=force) as folder:
         manifest = build(source, config, folder)
         step = Step(name, settings_of(config), versions(), source.digest)
-        manifest = dataclasses.replace(
-            manifest, files=hash_files(folder), history=(*source.manifest.history, step)
-        )
+        manifest = dataclasses.replace(manifest, files=hash_files(folder), history=(*source.manifest.history, step))
         # Through JSON and back, so that the manifest in memory is the one that a reader will see.
         manifest = Manifest.from_dict(manifest.to_dict(), str(out))
         write_json(folder / MANIFEST, manifest.to_dict())
@@ -75,9 +71,7 @@ def write_json(path: Path, document: Any) -> None:
     """Write a JSON file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_text(
-            json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
-        )
+        temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
         _flush(temporary)
         os.replace(temporary, path)
     finally:
@@ -91,9 +85,7 @@ def publish(out: Path, *, force: bool = False) -> Iterator[Path]:
     out = out.absolute()
     recover(out)
     if out.exists() and not force:
-        raise UsageError(
-            "already exists", str(out), "choose another folder with -o, or overwrite with --force"
-        )
+        raise UsageError("already exists", str(out), "choose another folder with -o, or overwrite with --force")
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(out, "tmp")
     temporary.mkdir()

@@ -26,9 +26,21 @@ def main() -> None:
     data = folder / "data"
     if not data.exists():
         print(f"Writing 4,800 labelled requests of 48 kinds to {data}", flush=True)
-        write(data)
+        write(data, seed=0)
     budget = _budget(folder, data)
-    fit = ["fit", "--model", "minilm", "--data", str(data), "--budget", budget, "--layers", "1,2,3,6", "--epochs", "3"]
+    fit = [
+        "fit",
+        "--model",
+        "minilm",
+        "--data",
+        str(data),
+        "--budget",
+        budget,
+        "--layers",
+        "1,2,3,6",
+        "--epochs",
+        "3",
+    ]
     result = _edgebert([*fit, "-o", str(folder / "fit")])
     _finish(result, start)
 

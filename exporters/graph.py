@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
@@ -112,12 +114,11 @@ def trace(source: Artifact, opset: int = OPSET) -> Template:
             optimize=False,
             verbose=False,
         )
+    assert program is not None, "torch.onnx.export returns a program when it writes no file"
     model = _tidy(program.model)
     ends = _layer_ends(model)
     if len(ends) != manifest.architecture.layers:
-        raise RuntimeError(
-            f"traced {len(ends)} layer ends in a model of {manifest.architecture.layers} layers"
-        )
+        raise RuntimeError(f"traced {len(ends)} layer ends in a model of {manifest.architecture.layers} layers")
     return Template(model, manifest.task, manifest.architecture, ends, opset)
 
 
@@ -125,9 +126,7 @@ def _example(source: Artifact) -> dict[str, torch.Tensor]:
     # Sizes 2 and 9 are neither 0 nor 1, which the exporter would take for constants; and every input is a
     # tensor of its own, since it takes inputs that share one for the same input.
     fill = {"input_ids": 1, "attention_mask": 1, "token_type_ids": 0}
-    return {
-        spec.name: torch.full((2, 9), fill[spec.name], dtype=torch.int64) for spec in source.manifest.inputs
-    }
+    return {spec.name: torch.full((2, 9), fill[spec.name], dtype=torch.int64) for spec in source.manifest.inputs}
 
 
 @contextmanager
@@ -187,12 +186,15 @@ def _hoist_transposes(graph: ir.Graph) -> None:
             continue
         name = f"{source.name}{_TRANSPOSED}"
         if name not in graph.initializers:
-            tensor = ir.tensor(source.const_value.numpy().T.copy(), name=name)
-            graph.register_initializer(
-                ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-            )
+            graph.register_initializer(constant(name, source.const_value.numpy().T.copy()))
         ir.convenience.replace_all_uses_with(node.outputs[0], graph.initializers[name])
         graph.remove(node, safe=True)
+
+
+def constant(name: str, array: npt.NDArray[Any]) -> ir.Value:
+    """An initializer, ready to be registered in a graph."""
+    tensor = ir.tensor(array, name=name)
+    return ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
 
 
 def _layer_ends(model: ir.Model) -> tuple[str, ...]:
@@ -217,9 +219,7 @@ def build_graph(source: Artifact, config: GraphConfig, out: Path, *, template: T
     save_graph(model, out)
     copy_config(source, out)
     copy_companions(source, out)
-    return replace(
-        source.manifest, format="onnx", precision="fp32", target="cpu", needs={"opset": config.opset}
-    )
+    return replace(source.manifest, format="onnx", precision="fp32", target="cpu", needs={"opset": config.opset})
 
 
 def _cut(model: ir.Model, template: Template, layers: int) -> None:
@@ -248,17 +248,13 @@ def _swap_weights(model: ir.Model, parameters: dict[str, torch.Tensor]) -> None:
             continue
         tensor = parameters[plain].T if name != plain else parameters[plain]
         if value.shape is not None and tuple(tensor.shape) != tuple(value.shape):
-            raise InputError(
-                f"weights {plain} have another shape", str(tuple(tensor.shape)), f"expected {value.shape}"
-            )
+            raise InputError(f"weights {plain} have another shape", str(tuple(tensor.shape)), f"expected {value.shape}")
         value.const_value = ir.tensor(tensor.contiguous().numpy(), name=name)
 
 
 def save_graph(model: ir.Model, out: Path) -> None:
     """Write ``model.onnx``, with the weights beside it where they are too large for one file."""
-    weights = sum(
-        v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
-    )
+    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     external = f"{MODEL}_data" if weights > EXTERNAL_FROM_BYTES else None
     ir.save(model, out / MODEL, external_data=external)
 

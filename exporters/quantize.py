@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from edgebert.artifact import Artifact, Manifest
 from edgebert.errors import CheckFailed
-from edgebert.exporters.graph import MODEL, copy_config, save_graph
+from edgebert.exporters.graph import MODEL, constant, copy_config, save_graph
 from edgebert.machine import has_int8_dot, isa
 from edgebert.shaping.checkpoint import copy_companions
 
@@ -64,9 +64,7 @@ def quantize_dynamic(source: Artifact, config: DynamicConfig, out: Path) -> Mani
     coverage = integer_coverage(out / MODEL)
     if coverage["float"]:
         nodes = ", ".join(coverage["float"][:3])
-        raise CheckFailed(
-            f"{len(coverage['float'])} Linear layers stayed in float", nodes, "use --precision fp32"
-        )
+        raise CheckFailed(f"{len(coverage['float'])} Linear layers stayed in float", nodes, "use --precision fp32")
     needs = {**source.manifest.needs, "isa": list(isa()), "scheme": "dynamic"}
     checks = {**source.manifest.checks, "integer": coverage}
     return replace(source.manifest, precision=config.precision, needs=needs, checks=checks)
@@ -115,8 +113,7 @@ class _Rewriter:
         if attributes.pop("transB", 0):
             weight = weight.T
         if any(
-            attributes.get(name, default) != default
-            for name, default in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
+            attributes.get(name, default) != default for name, default in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
         ):
             return
         result = self._product(node, node.inputs[0], weight, _name(node.inputs[1]))
@@ -131,9 +128,7 @@ class _Rewriter:
         values, scales = quantize_columns(table.T, self.limit)
         name = _name(node.inputs[0])
         rows = self._insert(node, "Gather", [self._initializer(f"{name}.int8", values.T), node.inputs[1]])
-        row_scales = self._insert(
-            node, "Gather", [self._initializer(f"{name}.scale", scales[:, None]), node.inputs[1]]
-        )
+        row_scales = self._insert(node, "Gather", [self._initializer(f"{name}.scale", scales[:, None]), node.inputs[1]])
         (as_float,) = self._insert(node, "Cast", list(rows), {"to": ir.DataType.FLOAT})
         (result,) = self._insert(node, "Mul", [as_float, *row_scales])
         self._replace(node, result)
@@ -154,19 +149,11 @@ class _Rewriter:
 
     def _constant(self, value: ir.Value | None) -> Any:
         known = value is not None and value.name in self.graph.initializers and value.const_value is not None
-        return (
-            value.const_value.numpy()
-            if known and value is not None and value.const_value is not None
-            else None
-        )
+        return value.const_value.numpy() if known and value is not None and value.const_value is not None else None
 
     def _initializer(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
         if name not in self.graph.initializers:
-            tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-            value = ir.Value(
-                name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-            )
-            self.graph.register_initializer(value)
+            self.graph.register_initializer(constant(name, np.ascontiguousarray(array)))
         return self.graph.initializers[name]
 
     def _insert(
@@ -206,9 +193,7 @@ def integer_coverage(model: Path) -> dict[str, Any]:
     for node in graph:
         if node.op_type in _INTEGER_PRODUCTS:
             integer[node.op_type] += 1
-        elif node.op_type in _FLOAT_PRODUCTS and any(
-            v is not None and v.is_initializer() for v in node.inputs[:2]
-        ):
+        elif node.op_type in _FLOAT_PRODUCTS and any(v is not None and v.is_initializer() for v in node.inputs[:2]):
             in_float.append(node.name or node.op_type)
     return {"integer": dict(sorted(integer.items())), "float": in_float}
 

@@ -44,12 +44,14 @@ class TorchSession:
         self._weights = "checkpoint" if artifact.manifest.format == "torch" else "random, for timing"
 
     def run(self, feed: Feed) -> dict[str, Array]:
+        """See :class:`~edgebert.runtimes.session.Session`."""
         assert self._module is not None, "the session is closed"
         with torch.inference_mode():
             outputs = self._module(**{name: torch.from_numpy(array) for name, array in feed.items()})
         return {self._output: outputs[self._output].numpy()}
 
     def facts(self) -> dict[str, Any]:
+        """See :class:`~edgebert.runtimes.session.Session`."""
         return {
             "runtime": "torch",
             "version": torch.__version__,
@@ -59,6 +61,7 @@ class TorchSession:
         }
 
     def close(self) -> None:
+        """See :class:`~edgebert.runtimes.session.Session`."""
         self._module = None
 
 
@@ -71,8 +74,6 @@ def hidden_after(checkpoint: Artifact, layers: int, feed: Feed) -> Array:
     """``hidden_states[layers]`` of a checkpoint, float32 [batch, sequence, hidden]; 0 is the embeddings."""
     module = load_module(checkpoint)
     with torch.inference_mode():
-        states = module(
-            **{name: torch.from_numpy(array) for name, array in feed.items()}, output_hidden_states=True
-        )
+        states = module(**{name: torch.from_numpy(array) for name, array in feed.items()}, output_hidden_states=True)
     result: Array = states.hidden_states[layers].numpy()
     return result

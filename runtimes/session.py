@@ -52,4 +52,5 @@ class Session(Protocol):
 class Open(Protocol):
     """What a runtime module offers."""
 
-    def __call__(self, artifact: Artifact, config: SessionConfig) -> Session: ...
+    def __call__(self, artifact: Artifact, config: SessionConfig) -> Session:
+        """Open an artifact. Raises InputError where the engine refuses it, EnvironmentMissing where it cannot run."""

@@ -34,9 +34,7 @@ def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         raw = content if isinstance(content, bytes) else content.encode()
-        (folder / name).write_bytes(
-            gzip.compress(raw) if name.endswith(".gz") and raw is not content else raw
-        )
+        (folder / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") and raw is not content else raw)
     return folder
 
 
@@ -177,11 +175,7 @@ def test_text_files_are_unlabelled(tmp_path: Path) -> None:
 
 
 def test_tab_separated_files_have_no_quoting(tmp_path: Path) -> None:
-    data = read(
-        write(
-            tmp_path, {"train.tsv": 'text\tlabel\n"a lone quote\tx\nb\ty\n', "dev.tsv": "text\tlabel\nc\tx"}
-        )
-    )
+    data = read(write(tmp_path, {"train.tsv": 'text\tlabel\n"a lone quote\tx\nb\ty\n', "dev.tsv": "text\tlabel\nc\tx"}))
     assert data.train[0].text == '"a lone quote'
 
 
@@ -192,9 +186,7 @@ def test_other_files_of_the_folder_are_left_alone(tmp_path: Path) -> None:
 
 def test_columns_are_mapped_and_extra_ones_ignored(tmp_path: Path) -> None:
     rows = [{"sentence": f"a{i}", "other": f"b{i}", "y": i % 2, "id": i} for i in range(20)]
-    data = read(
-        write(tmp_path, {"train.jsonl": jsonl(rows)}), {"text": "sentence", "text_b": "other", "label": "y"}
-    )
+    data = read(write(tmp_path, {"train.jsonl": jsonl(rows)}), {"text": "sentence", "text_b": "other", "label": "y"})
     assert data.pair
     assert Row("a0", "b0", "0") in (*data.train, *data.dev)
 
@@ -246,9 +238,7 @@ def test_the_digest_follows_rows_not_places(tmp_path: Path) -> None:
     }
     first = read(write(tmp_path / "one", parts))
     moved = read(write(tmp_path / "two", {f"{name}.gz": content for name, content in parts.items()}))
-    changed = read(
-        write(tmp_path / "three", parts | {"train.jsonl": many(20).replace("text 7", "text seven")})
-    )
+    changed = read(write(tmp_path / "three", parts | {"train.jsonl": many(20).replace("text 7", "text seven")}))
     assert first.digest == moved.digest
     assert first.digest != changed.digest
     assert (first.name, moved.name) == ("one", "two")
@@ -282,9 +272,7 @@ MATCHES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...] | Non
 
 
 @pytest.mark.parametrize(("ours", "theirs", "expected"), MATCHES.values(), ids=MATCHES)
-def test_labels_are_matched(
-    ours: tuple[str, ...], theirs: tuple[str, ...], expected: tuple[str, ...] | None
-) -> None:
+def test_labels_are_matched(ours: tuple[str, ...], theirs: tuple[str, ...], expected: tuple[str, ...] | None) -> None:
     matched = match_labels(data_with(ours), theirs)
     if expected is None:
         assert matched is None
@@ -312,9 +300,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)
 
 
 @settings(max_examples=50)
-@given(
-    st.lists(st.tuples(TEXTS, TEXTS, st.sampled_from(["x", "y", "ß"])), min_size=2, max_size=8), st.booleans()
-)
+@given(st.lists(st.tuples(TEXTS, TEXTS, st.sampled_from(["x", "y", "ß"])), min_size=2, max_size=8), st.booleans())
 def test_what_is_written_is_read(rows: list[tuple[str, str, str]], as_csv: bool) -> None:
     rows = [*rows, ("one", "more", "x"), ("and", "another", "y"), ("and", "one more", "ß")]
     with tempfile.TemporaryDirectory() as name:

@@ -49,9 +49,7 @@ def test_seed_decides_every_byte(tmp_path: Path) -> None:
     for folder, seed in (("one", 7), ("same", 7), ("other", 8)):
         demo_data.write(tmp_path / folder, seed, 96, 48, 48)
     for split in SIZES:
-        one, same, other = (
-            (tmp_path / folder / f"{split}.jsonl").read_bytes() for folder in ("one", "same", "other")
-        )
+        one, same, other = ((tmp_path / folder / f"{split}.jsonl").read_bytes() for folder in ("one", "same", "other"))
         assert one == same != other
 
 

@@ -94,9 +94,7 @@ def test_a_mean_over_nothing_is_zero() -> None:
     assert masked_mean(random(1, 2, 3), torch.zeros(1, 2)).item() == 0.0
 
 
-@pytest.mark.parametrize(
-    ("mode", "expected"), [("mean", [2.0, 1.0]), ("cls", [1.0, 2.0]), ("max", [3.0, 2.0])]
-)
+@pytest.mark.parametrize(("mode", "expected"), [("mean", [2.0, 1.0]), ("cls", [1.0, 2.0]), ("max", [3.0, 2.0])])
 def test_pooling_by_hand(mode: str, expected: list[float]) -> None:
     hidden = torch.tensor([[[1.0, 2.0], [3.0, 0.0], [99.0, 99.0]]])
     mask = torch.tensor([[1, 1, 0]])

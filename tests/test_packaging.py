@@ -36,9 +36,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout: setuptools leaves build/ behind, and takes what an older build left there."""
     copy = tmp_path_factory.mktemp("source")
     for folder in FOLDERS:
-        shutil.copytree(
-            ROOT / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("LICENSE", "README.md", "pyproject.toml"):
         shutil.copy(ROOT / file, copy)
     return copy

@@ -201,10 +201,7 @@ def test_page_is_sane_for_keyboard_and_screen_reader(page: Page) -> None:
     drawings = [attrs["aria-label"] or "" for tag, attrs in page.tags if attrs.get("role") == "img"]
     assert len(drawings) == 3
     assert "The pick is 4 layers int8 with 88.0 % accuracy at 3.5 ms." in drawings[0]
-    assert (
-        "3 layers int8 saves 0.70 ms for 1.5 points. One step better, 5 layers int8 gains 0.3 points"
-        in drawings[0]
-    )
+    assert "3 layers int8 saves 0.70 ms for 1.5 points. One step better, 5 layers int8 gains 0.3 points" in drawings[0]
     assert "int8 takes 0.62 ms per layer" in drawings[1]
     assert "From 13.8 MB (1 layer int8) to 89.5 MB (6 layers fp32)" in drawings[2]
 

@@ -41,9 +41,7 @@ def make_tokenizer() -> Tokenizer:
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     ends = [(word, VOCAB[word]) for word in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ends
-    )
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ends)
     # As MiniLM's file does; training must not follow it.
     tokenizer.enable_padding(length=128)
     return tokenizer
@@ -153,17 +151,14 @@ def test_fine_tuning_learns_and_leaves_a_whole_checkpoint(untrained: Artifact, t
 def test_labels_are_matched_to_the_checkpoint(untrained: Artifact, teacher: Artifact, tmp_path: Path) -> None:
     index = {name: str(i) for i, name in enumerate(LABELS)}
     train_rows, dev_rows, test_rows = (
-        tuple(replace(row, label=index[str(row.label)]) for row in part)
-        for part in (DATA.train, DATA.dev, DATA.test)
+        tuple(replace(row, label=index[str(row.label)]) for row in part) for part in (DATA.train, DATA.dev, DATA.test)
     )
     numbered = replace(DATA, train=train_rows, dev=dev_rows, test=test_rows, labels=("0", "1"))
     assert weights(run(untrained, QUICK, tmp_path, data=numbered)) == weights(teacher)
 
 
 @pytest.mark.parametrize("method", ["logits", "hidden"])
-def test_a_student_learns_from_its_teacher(
-    method: str, untrained: Artifact, teacher: Artifact, tmp_path: Path
-) -> None:
+def test_a_student_learns_from_its_teacher(method: str, untrained: Artifact, teacher: Artifact, tmp_path: Path) -> None:
     source = stage.run("truncate", truncate, untrained, TruncateConfig((0, 1)), tmp_path / "short")
     # Cross-entropy left out: whatever it knows, it has from the teacher.
     config = replace(DISTILL, method=method, alpha=0.0)
@@ -206,8 +201,7 @@ def uninterrupted(
     student: Artifact, teacher: Artifact, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Artifact]:
     return {
-        method: run(student, config, tmp_path_factory.mktemp(method), teacher)
-        for method, config in INTERRUPTED.items()
+        method: run(student, config, tmp_path_factory.mktemp(method), teacher) for method, config in INTERRUPTED.items()
     }
 
 

@@ -10,7 +10,7 @@ from edgebert.errors import UsageError
 from edgebert.judging.latency import Latency
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-_PATTERN = re.compile(r"\s*(\w+)\s*=\s*([^\s,a-z]*(?:e[+-]?\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_PATTERN = re.compile(r"\s*(\w+)\s*=\s*([-+.0-9]*(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 _QUANTITIES = ("p50", "p95")
 
 
@@ -51,9 +51,7 @@ def parse_budget(text: str) -> Budget:
         raise UsageError(f"unreadable budget {text!r}", "--budget", example)
     quantity, number, unit = match[1].lower(), match[2], match[3].lower()
     if quantity not in _QUANTITIES:
-        raise UsageError(
-            f"unknown quantity {quantity!r}", "--budget", f"one of {', '.join(_QUANTITIES)}, {example}"
-        )
+        raise UsageError(f"unknown quantity {quantity!r}", "--budget", f"one of {', '.join(_QUANTITIES)}, {example}")
     if unit not in _UNITS:
         raise UsageError(
             f"no unit in {text!r}" if not unit else f"unknown unit {unit!r}",

@@ -91,15 +91,12 @@ class Journal:
         """Finished candidates, the latest line of each; a torn last line is dropped with a notice."""
         path = self.folder / _JOURNAL
         found: dict[Any, Candidate] = {}
-        for number, line in enumerate(
-            path.read_text("utf-8").splitlines() if path.is_file() else [], start=1
-        ):
-            try:
-                candidate = Candidate.from_dict(json.loads(line))
-            except (ValueError, KeyError, TypeError):
+        content = path.read_bytes() if path.is_file() else b""
+        for number, line in enumerate(content.splitlines(keepends=True), start=1):
+            candidate = _candidate_of(line)
+            if candidate is None:
                 log.warning("%s: line %d is torn and was dropped", path, number)
-                continue
-            if candidate.trained == trained:
+            elif candidate.trained == trained:
                 found[candidate.key] = candidate
         return list(found.values())
 
@@ -121,6 +118,14 @@ class Journal:
 
     def _scores(self, candidate: Candidate) -> Path:
         return self.folder / "scores" / f"l{candidate.layers}-{candidate.target}-{candidate.precision}.npz"
+
+
+def _candidate_of(line: bytes) -> Candidate | None:
+    """The candidate of a line; None where the line is torn, its end included: the next append will cut it."""
+    try:
+        return Candidate.from_dict(json.loads(line)) if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _cut_torn_line(path: Path) -> None:

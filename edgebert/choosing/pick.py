@@ -83,22 +83,16 @@ def _tie(scores: Mapping[Key, Scores], best: Candidate, other: Candidate) -> boo
 
 def _reason(best: Candidate, pick: Candidate, budget: Budget) -> str:
     if best.key == pick.key:
-        return (
-            f"the most accurate on dev whose {budget.quantity} upper bound is within {budget.limit_ms:g} ms"
-        )
+        return f"the most accurate on dev whose {budget.quantity} upper bound is within {budget.limit_ms:g} ms"
     return f"as accurate as {best.name} within the noise of dev (paired bootstrap), and faster; both within {budget}"
 
 
-def _objections(
-    c: Candidate, teacher: Candidate | None, budget: Budget | None, max_drop: float | None
-) -> list[str]:
+def _objections(c: Candidate, teacher: Candidate | None, budget: Budget | None, max_drop: float | None) -> list[str]:
     """Why a measured candidate may not be picked; empty where it may."""
     found = []
     if budget is not None and c.latency is not None and not budget.fits(c.latency):
         upper = budget.upper(c.latency)
-        found.append(
-            f"{budget.quantity} up to {upper:.3g} ms, {upper / budget.limit_ms - 1:.0%} over the budget"
-        )
+        found.append(f"{budget.quantity} up to {upper:.3g} ms, {upper / budget.limit_ms - 1:.0%} over the budget")
     drop = points_lost(c, teacher)
     if max_drop is not None and drop is not None and drop > max_drop:
         found.append(f"loses {drop:.2f} points on dev, {max_drop:g} are allowed")
@@ -153,9 +147,7 @@ def _misses(
         judged.sort(key=lambda c: budget.upper(c.latency) if c.latency else float("inf"))
     else:
         judged.sort(key=lambda c: -(c.dev.value if c.dev else 0.0))
-    return tuple(
-        (c, "; ".join(_objections(c, teacher, budget, max_drop)) or "not trained") for c in judged[:3]
-    )
+    return tuple((c, "; ".join(_objections(c, teacher, budget, max_drop)) or "not trained") for c in judged[:3])
 
 
 def _wish(budget: Budget | None, max_drop: float | None) -> str:

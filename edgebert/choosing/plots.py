@@ -316,9 +316,7 @@ def _label(
 ) -> None:
     """Text beside a point, ``offset`` pixels away."""
     colour, weight = (_PICK, "bold") if picked else (_INK, "normal")
-    axes.annotate(
-        text, point, xytext=offset, textcoords="offset points", zorder=6, ha=ha, color=colour, weight=weight
-    )
+    axes.annotate(text, point, xytext=offset, textcoords="offset points", zorder=6, ha=ha, color=colour, weight=weight)
 
 
 def _svg(scene: Scene, kind: _Kind, size: tuple[int, int], prefix: str) -> str:

@@ -52,9 +52,7 @@ def to_dict(report: Report) -> dict[str, Any]:
     ``nearest`` are the candidates that were not picked, nearest first, each with ``why``.
     """
     verdict = report.verdict
-    document: dict[str, Any] = {
-        field.name: getattr(report, field.name) for field in dataclasses.fields(report)
-    }
+    document: dict[str, Any] = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
     document |= {
         "pick": verdict.pick.to_dict() if verdict.pick else None,
         "nearest": [{**candidate.to_dict(), "why": why} for candidate, why in verdict.nearest],
@@ -201,9 +199,7 @@ def _costs(pick: Candidate, teacher: Candidate, limit: Limit) -> list[Cost]:
     if pick.bytes and teacher.bytes:
         values = f"{mb(pick.bytes)} against {mb(teacher.bytes)} MB"
         ratio = teacher.bytes / pick.bytes
-        costs.append(
-            Cost("size", f"{ratio:.1f}× smaller" if ratio >= 1 else f"{1 / ratio:.1f}× larger", values)
-        )
+        costs.append(Cost("size", f"{ratio:.1f}× smaller" if ratio >= 1 else f"{1 / ratio:.1f}× larger", values))
     return costs
 
 
@@ -258,10 +254,7 @@ def _figures(report: Report, limit: Limit) -> list[Figure]:
         "depth": ("Latency against layers", _depth_finding),
         "sizes": ("Size by depth and precision", _sizes_finding),
     }
-    return [
-        Figure(name, words[name][0], words[name][1](scene), drawing)
-        for name, drawing in plots.draw(scene).items()
-    ]
+    return [Figure(name, words[name][0], words[name][1](scene), drawing) for name, drawing in plots.draw(scene).items()]
 
 
 def _quality_finding(scene: plots.Scene) -> str:
@@ -284,14 +277,10 @@ def _neighbours(best: Sequence[plots.Point], place: int) -> list[str]:
     steps = []
     if place > 0:
         candidate, x, y = best[place - 1]
-        steps.append(
-            f"One step faster, {short(candidate)} saves {ms(here - x)} ms for {100 * (value - y):.1f} points."
-        )
+        steps.append(f"One step faster, {short(candidate)} saves {ms(here - x)} ms for {100 * (value - y):.1f} points.")
     if place + 1 < len(best):
         candidate, x, y = best[place + 1]
-        steps.append(
-            f"One step better, {short(candidate)} gains {100 * (y - value):.1f} points for {ms(x - here)} ms."
-        )
+        steps.append(f"One step better, {short(candidate)} gains {100 * (y - value):.1f} points for {ms(x - here)} ms.")
     return steps
 
 

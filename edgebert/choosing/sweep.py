@@ -170,9 +170,7 @@ class _Sweep:
         wanted = {(layers, *way) for layers in {*self.layers, self.depth} for way in self.ways}
         known = {c.key: c for c in self.journal.candidates(trained=False)}
         if missing := sorted(wanted - known.keys()):
-            log.info(
-                "measuring %d untrained candidates: latency does not depend on the weights", len(missing)
-            )
+            log.info("measuring %d untrained candidates: latency does not depend on the weights", len(missing))
             # All again, even if some are known: numbers of different runs are not comparable.
             for candidate in self._timed([self._untrained(*key) for key in sorted(wanted)]):
                 self.journal.append(candidate)
@@ -284,9 +282,7 @@ class _Sweep:
             base, _, _ = build.classifier(self.request.init_from, self.data, out, self.request.seed)
         return build.Exporter(base, [], "", self.folder / "work" / "base").truncated(tuple(range(layers)))
 
-    def _trained(
-        self, source: Artifact, config: TrainConfig, name: str, *, teacher: Artifact | None
-    ) -> Artifact:
+    def _trained(self, source: Artifact, config: TrainConfig, name: str, *, teacher: Artifact | None) -> Artifact:
         if config.method == "none":
             teacher = None
         out, work = self.folder / "checkpoints" / name, self.folder / "work" / f"train-{name}"
@@ -299,11 +295,7 @@ class _Sweep:
         out = self.folder / "artifacts" / name
         checkpoint = self._checkpoint(layers)
         try:
-            artifact = (
-                Artifact.open(out)
-                if out.exists()
-                else self.exporter.export(checkpoint, target, precision, out)
-            )
+            artifact = Artifact.open(out) if out.exists() else self.exporter.export(checkpoint, target, precision, out)
             dev, test = self._evaluated(artifact)
         except (CheckFailed, MemoryError) as error:
             log.warning("%s failed: %s", candidate.name, error)
@@ -434,9 +426,7 @@ def _depth_lines(measured: Sequence[Candidate]) -> tuple[dict[str, Any], ...]:
     lines = []
     for target, precision in sorted({(c.target, c.precision) for c in measured}):
         points = [
-            (c.layers, c.latency.p50)
-            for c in measured
-            if (c.target, c.precision) == (target, precision) and c.latency
+            (c.layers, c.latency.p50) for c in measured if (c.target, c.precision) == (target, precision) and c.latency
         ]
         line = depth_line([p[0] for p in points], [p[1] for p in points])
         if line is not None:

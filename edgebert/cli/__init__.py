@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn, TypeVar
 
@@ -38,9 +38,7 @@ class _Commands(click.Group):
         return found
 
 
-@click.group(
-    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="edgebert")
 def app() -> None:
     """Turn a BERT into the most accurate one that meets a latency budget, and prove what that cost."""
@@ -112,7 +110,7 @@ class _Lines(logging.Formatter):
         return prefix + record.getMessage()
 
 
-def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Plain text columns, the first to the left, numbers to the right."""
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
     lines = []
@@ -150,7 +148,7 @@ def _run(argv: list[str] | None) -> int:
         # The reader left; point stdout elsewhere so that the interpreter's last flush does not fail too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001, the one place where everything foreign is mapped
         known = translate(error)
         if known is None:
             traceback.print_exc()

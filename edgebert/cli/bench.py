@@ -23,9 +23,10 @@ _NOT_ARTIFACTS = frozenset({"best", "work", "checkpoints"})
 def _show(document: Document) -> str:
     rows = [
         (
-            Path(r["artifact"]).name, r["target"], r["precision"], f"{r['p50_ms']:.2f}", f"{r['p50_low']:.2f}-{r['p50_high']:.2f}",
-            "-" if r["p95_ms"] is None else f"{r['p95_ms']:.2f}", f"{r['tokenize_p50_ms']:.2f}", f"{r['texts_per_s']:.0f}",
-            f"{r['memory_bytes'] / 1e6:.0f}", f"{r['cold_start_ms']:.0f}", str(r["samples"]),
+            Path(r["artifact"]).name, r["target"], r["precision"],
+            f"{r['p50_ms']:.2f}", f"{r['p50_low']:.2f}-{r['p50_high']:.2f}",
+            "-" if r["p95_ms"] is None else f"{r['p95_ms']:.2f}", f"{r['tokenize_p50_ms']:.2f}",
+            f"{r['texts_per_s']:.0f}", f"{r['memory_bytes'] / 1e6:.0f}", f"{r['cold_start_ms']:.0f}", str(r["samples"]),
         )
         for r in document["results"]
     ]  # fmt: skip
@@ -77,9 +78,7 @@ def run(
         if isinstance(result, EdgebertError):
             raise result
     return {
-        "results": [
-            _entry(a, name, r) for (a, name), r in zip(jobs, results, strict=True) if isinstance(r, Latency)
-        ]
+        "results": [_entry(a, name, r) for (a, name), r in zip(jobs, results, strict=True) if isinstance(r, Latency)]
     }
 
 

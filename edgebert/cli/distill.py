@@ -24,9 +24,7 @@ def _show(document: Document) -> str:
 @flags.model()
 @flags.data(required=True)
 @click.option("--layers", type=flags.NUMBERS, required=True, help="Depths to train, one or a list.")
-@click.option(
-    "--keep", default="first", help="Which layers students start from: first, or a list such as 0,2,4."
-)
+@click.option("--keep", default="first", help="Which layers students start from: first, or a list such as 0,2,4.")
 @flags.training
 @click.option(
     "--init-from",
@@ -50,10 +48,6 @@ def run(
     from edgebert import build
     from edgebert.training.trainer import TrainConfig
 
-    config = replace(
-        TrainConfig(seed=seed), **{name: value for name, value in training.items() if value is not None}
-    )
-    students = build.distill(
-        model, data, layers, out, config, keep=keep, init_from=init_from, columns=columns
-    )
+    config = replace(TrainConfig(seed=seed), **{name: value for name, value in training.items() if value is not None})
+    students = build.distill(model, data, layers, out, config, keep=keep, init_from=init_from, columns=columns)
     return {"artifacts": [entry_of(student) for student in students]}

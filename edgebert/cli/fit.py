@@ -20,9 +20,7 @@ from edgebert.judging.latency import BenchConfig
 @command("edgebert fit --model bert-base-uncased --data reviews.csv --budget p95=10ms -o fitted", show)
 @flags.model()
 @flags.data(required=True)
-@click.option(
-    "--budget", default=None, help="Upper limit of one text's latency, text to answer: p95=10ms or p50=4ms."
-)
+@click.option("--budget", default=None, help="Upper limit of one text's latency, text to answer: p95=10ms or p50=4ms.")
 @click.option(
     "--max-drop",
     type=float,
@@ -69,9 +67,7 @@ def run(
     from edgebert.training.trainer import FINE_TUNE, TrainConfig
 
     chosen = {name: value for name, value in training.items() if value is not None}
-    shared = {
-        name: value for name, value in chosen.items() if name not in ("method", "lr", "temperature", "alpha")
-    }
+    shared = {name: value for name, value in chosen.items() if name not in ("method", "lr", "temperature", "alpha")}
     request = FitRequest(
         model=model, data=data, folder=out, budget=limit, max_drop=max_drop, layers=layers, targets=target,
         precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive, seed=seed,

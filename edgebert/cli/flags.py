@@ -13,14 +13,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_OUT = "edgebert-out"
 
 
-class _Numbers(click.ParamType):
+class _Numbers(click.ParamType[Any]):
     """Comma-separated whole numbers."""
 
     name = "N,N,..."
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
         try:
@@ -29,22 +27,18 @@ class _Numbers(click.ParamType):
             self.fail(f"{value!r} is not a whole number or a comma-separated list of them", param, ctx)
 
 
-class _Names(click.ParamType):
+class _Names(click.ParamType[Any]):
     """Comma-separated names."""
 
     name = "NAME,NAME,..."
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         return (
-            value
-            if isinstance(value, tuple)
-            else tuple(word.strip() for word in str(value).split(",") if word.strip())
+            value if isinstance(value, tuple) else tuple(word.strip() for word in str(value).split(",") if word.strip())
         )
 
 
-class _Columns(click.ParamType):
+class _Columns(click.ParamType[Any]):
     """``text=sentence,label=y``."""
 
     name = "FIELD=COLUMN,..."
@@ -109,9 +103,7 @@ def targets(default: str | None) -> Callable[[F], F]:
 
 def precisions(default: str) -> Callable[[F], F]:
     """``--precision``: one or a list."""
-    return click.option(
-        "--precision", type=NAMES, default=default, help="fp32, int8, int8-dynamic; one or a list."
-    )
+    return click.option("--precision", type=NAMES, default=default, help="fp32, int8, int8-dynamic; one or a list.")
 
 
 def bench(function: F) -> F:

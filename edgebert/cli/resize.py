@@ -14,9 +14,7 @@ from edgebert.shaping.depth import TruncateConfig, layers_to_keep, truncate
 
 
 def _show(document: Document) -> str:
-    return "\n".join(
-        f"{entry['layers']} layers, {entry['bytes'] / 1e6:.1f} MB" for entry in document["artifacts"]
-    )
+    return "\n".join(f"{entry['layers']} layers, {entry['bytes'] / 1e6:.1f} MB" for entry in document["artifacts"])
 
 
 @command("edgebert resize --model minilm --layers 3 -o minilm-3", _show)
@@ -29,8 +27,4 @@ def run(model: str, layers: int, keep: str, out: Path, force: bool) -> Document:
     """Write a shallower checkpoint: weights moved, config rewritten, head kept."""
     source = open_checkpoint(model)
     kept = layers_to_keep(layers, keep, source.manifest.architecture.layers)
-    return {
-        "artifacts": [
-            entry_of(stage.run("truncate", truncate, source, TruncateConfig(kept), out, force=force))
-        ]
-    }
+    return {"artifacts": [entry_of(stage.run("truncate", truncate, source, TruncateConfig(kept), out, force=force))]}

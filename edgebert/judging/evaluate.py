@@ -27,9 +27,7 @@ def evaluate(model: Model, rows: Sequence[Row], reference: Model | None = None) 
         expected = [row.label for row in rows]
         if not all(isinstance(label, str) for label in expected):
             raise InputError("no class labels to judge a classifier by", "the data", "add a label column")
-        return accuracy(
-            [p.label for p in model.predict([text_of(row) for row in rows])], list(map(str, expected))
-        )
+        return accuracy([p.label for p in model.predict([text_of(row) for row in rows])], list(map(str, expected)))
     if all(row.text_b is not None and isinstance(row.label, float) for row in rows):
         first, second = (
             model.encode([row.text for row in rows]),
@@ -37,9 +35,7 @@ def evaluate(model: Model, rows: Sequence[Row], reference: Model | None = None) 
         )
         return spearman(cosine_rows(first, second), [float(row.label or 0.0) for row in rows])
     if reference is None:
-        raise InputError(
-            "neither ratings nor a reference to judge an encoder by", "the data", "add text_b and label"
-        )
+        raise InputError("neither ratings nor a reference to judge an encoder by", "the data", "add text_b and label")
     return agreement(model.encode(_texts(rows)), reference.encode(_texts(rows)))
 
 

@@ -209,7 +209,8 @@ class _Worker:
             return {}
         line = ""
         try:
-            assert self._process.stdin and self._process.stdout
+            assert self._process.stdin
+            assert self._process.stdout
             self._process.stdin.write(json.dumps({"calls": calls, "warm_ms": _WARM_MS}) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
@@ -218,9 +219,7 @@ class _Worker:
         answer: dict[str, Any] = json.loads(line) if line else {}
         if "error" in answer:
             self.error = (
-                InputError(*answer["error"])
-                if answer["exit_code"] == 3
-                else EnvironmentMissing(*answer["error"])
+                InputError(*answer["error"]) if answer["exit_code"] == 3 else EnvironmentMissing(*answer["error"])
             )
         elif not answer:
             code = self._process.wait()
@@ -247,9 +246,7 @@ class _Worker:
         )  # fmt: skip
 
 
-def round_interval(
-    rounds: Sequence[Sequence[float]], percentile: float, seed: int = 0
-) -> tuple[float, float]:
+def round_interval(rounds: Sequence[Sequence[float]], percentile: float, seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval of a percentile: rounds are resampled, then samples within each."""
     generator = np.random.default_rng(seed)
     arrays = [np.asarray(values, dtype=np.float64) for values in rounds]

@@ -37,7 +37,8 @@ def main() -> None:
             if known is None:
                 raise
             answer = _refusal(known)
-        print(json.dumps(answer), flush=True)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
 
 
 def _open(settings: dict[str, Any]) -> tuple[Model, dict[str, Any]]:

@@ -39,9 +39,7 @@ class Scores:
     def metric_value(self) -> Metric:
         """The metric and its interval."""
         low, high = np.quantile(self._resampled(), _tails())
-        return Metric(
-            self.metric, float(_AGGREGATES[self.metric](self.rows[None])[0]), float(low), float(high)
-        )
+        return Metric(self.metric, float(_AGGREGATES[self.metric](self.rows[None])[0]), float(low), float(high))
 
     def _resampled(self) -> Float:
         return resample(self.rows, _AGGREGATES[self.metric])
@@ -112,9 +110,7 @@ def _rank_correlation(rows: Float) -> Float:
 
 
 def _ranks(values: Float) -> Float:
-    return np.stack([_average_ranks(row) for row in values.reshape(-1, values.shape[-1])]).reshape(
-        values.shape
-    )
+    return np.stack([_average_ranks(row) for row in values.reshape(-1, values.shape[-1])]).reshape(values.shape)
 
 
 def _average_ranks(row: Float) -> Float:

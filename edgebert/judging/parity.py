@@ -82,14 +82,10 @@ def outputs(run: Run, batches: Sequence[Batch]) -> list[Float]:
     return rows
 
 
-def compare(
-    name: str, kind: str, reference: Sequence[Float], actual: Sequence[Float], *, labels: bool
-) -> Stage:
+def compare(name: str, kind: str, reference: Sequence[Float], actual: Sequence[Float], *, labels: bool) -> Stage:
     """A ledger line from the outputs of two steps on the same batches. NaN and infinity never pass."""
     tolerance = TOLERANCES[kind]
-    errors = np.concatenate(
-        [np.abs(a.astype(np.float64) - r) for r, a in zip(reference, actual, strict=True)]
-    )
+    errors = np.concatenate([np.abs(a.astype(np.float64) - r) for r, a in zip(reference, actual, strict=True)])
     largest = max(1.0, max(float(np.abs(row).max()) for row in reference))
     allowed = tolerance.max_abs_error * largest
     worst, mean = float(errors.max()), float(errors.mean())

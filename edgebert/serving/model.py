@@ -98,9 +98,7 @@ class Model:
     def _predictions(self, tokens: list[Tokens]) -> list[Prediction]:
         names = self.artifact.manifest.labels
         probabilities = softmax(self._logits(tokens))
-        return [
-            _prediction(names, row, item.truncated) for row, item in zip(probabilities, tokens, strict=True)
-        ]
+        return [_prediction(names, row, item.truncated) for row, item in zip(probabilities, tokens, strict=True)]
 
     def _vectors(self, tokens: list[Tokens]) -> Float:
         pooling = self.artifact.manifest.pooling or Pooling("mean", normalize=False)

@@ -77,9 +77,7 @@ def _locate(model: str) -> Path:
     if model == MINILM:
         return _locate_minilm()
     if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise InputError(
-            "no such checkpoint folder", model, "give a folder with config.json and model.safetensors"
-        )
+        raise InputError("no such checkpoint folder", model, "give a folder with config.json and model.safetensors")
     return _download(model)
 
 
@@ -93,9 +91,7 @@ def _locate_minilm() -> Path:
         )
     folder = Path(spec.submodule_search_locations[0]) / "model"
     if hash_file(folder / _WEIGHTS).sha256 != _MINILM_SHA256:
-        raise InputError(
-            "weights of minilm are not the published ones", str(folder / _WEIGHTS), "install it again"
-        )
+        raise InputError("weights of minilm are not the published ones", str(folder / _WEIGHTS), "install it again")
     return folder
 
 
@@ -106,9 +102,7 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", "1_Pooling/*"])
-        )
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", "1_Pooling/*"]))
     except HFValidationError:
         raise InputError("neither a folder nor a hub id", name, "check --model") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -131,9 +125,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def _describe(folder: Path, config: Mapping[str, Any], name: str, task_name: str) -> Manifest:
     family = family_of(config, str(folder / "config.json"))
     if "auto_map" in config:
-        raise InputError(
-            "the checkpoint asks to run its own code", str(folder / "config.json"), "remove auto_map"
-        )
+        raise InputError("the checkpoint asks to run its own code", str(folder / "config.json"), "remove auto_map")
     _require_safetensors(folder)
     task = _task_of(config, folder, task_name)
     shape = architecture_of(config, family)
@@ -166,9 +158,7 @@ def architecture_of(config: Mapping[str, Any], family: Family) -> Architecture:
             vocab=int(config["vocab_size"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"config.json lacks a usable {error}", family.name, "give a complete checkpoint"
-        ) from None
+        raise InputError(f"config.json lacks a usable {error}", family.name, "give a complete checkpoint") from None
 
 
 def _require_safetensors(folder: Path) -> None:
@@ -191,9 +181,7 @@ def _task_of(config: Mapping[str, Any], folder: Path, name: str) -> Task:
     if architecture.endswith("ForMaskedLM") or not architecture:
         return TASKS["feature-extraction"]
     known = ", ".join(TASKS)
-    raise InputError(
-        f"no task for architecture {architecture}", str(folder / "config.json"), f"edgebert has {known}"
-    )
+    raise InputError(f"no task for architecture {architecture}", str(folder / "config.json"), f"edgebert has {known}")
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -216,15 +204,11 @@ def _pooling(folder: Path) -> Pooling:
     """How sentence-transformers pools, from its files; mean without normalization where it says nothing."""
     if not (folder / "modules.json").is_file():
         return Pooling("mean", normalize=False)
-    types = [
-        str(module.get("type", "")) for module in json.loads((folder / "modules.json").read_text("utf-8"))
-    ]
+    types = [str(module.get("type", "")) for module in json.loads((folder / "modules.json").read_text("utf-8"))]
     modes = read_json(folder / "1_Pooling" / "config.json")
     chosen = [name for key, name in _POOLING_MODES.items() if modes.get(key)]
     if len(chosen) != 1:
-        raise InputError(
-            "pooling is not one of cls, mean, max", str(folder / "1_Pooling"), "use one of these"
-        )
+        raise InputError("pooling is not one of cls, mean, max", str(folder / "1_Pooling"), "use one of these")
     return Pooling(chosen[0], normalize=any(kind.endswith("Normalize") for kind in types))
 
 
@@ -326,14 +310,12 @@ def _make_fast_tokenizer(folder: Path, out: Path) -> None:
         transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).save_pretrained(out)
     except Exception as error:
         # transformers raises half a dozen types here, all meaning that the files do not make a tokenizer.
-        raise InputError(
-            f"no usable tokenizer ({type(error).__name__})", str(folder), "add tokenizer.json"
-        ) from error
+        raise InputError(f"no usable tokenizer ({type(error).__name__})", str(folder), "add tokenizer.json") from error
 
 
 def quiet_transformers() -> None:
     """Keep the library's advice off our users' terminals: what matters we check and say ourselves."""
     from transformers.utils import logging as library
 
-    library.set_verbosity_error()
-    library.disable_progress_bar()
+    library.set_verbosity_error()  # type: ignore[no-untyped-call]
+    library.disable_progress_bar()  # type: ignore[no-untyped-call]

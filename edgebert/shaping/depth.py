@@ -39,17 +39,11 @@ def layers_to_keep(layers: int, keep: str, depth: int) -> tuple[int, ...]:
     try:
         indices = tuple(int(word) for word in keep.split(","))
     except ValueError:
-        raise UsageError(
-            f"unreadable layer list {keep!r}", "--keep", "first, or numbers such as 0,2,4"
-        ) from None
+        raise UsageError(f"unreadable layer list {keep!r}", "--keep", "first, or numbers such as 0,2,4") from None
     if len(set(indices)) != len(indices) or not all(0 <= i < depth for i in indices):
-        raise UsageError(
-            f"layers {keep} repeat or do not exist", "--keep", f"different numbers from 0 to {depth - 1}"
-        )
+        raise UsageError(f"layers {keep} repeat or do not exist", "--keep", f"different numbers from 0 to {depth - 1}")
     if len(indices) != layers:
-        raise UsageError(
-            f"{len(indices)} layers are listed for --layers {layers}", "--keep", f"list {layers}"
-        )
+        raise UsageError(f"{len(indices)} layers are listed for --layers {layers}", "--keep", f"list {layers}")
     return indices
 
 
@@ -74,9 +68,7 @@ def truncate(source: Artifact, config: TruncateConfig, out: Path) -> Manifest:
     )
 
 
-def move_layers(
-    tensors: dict[str, torch.Tensor], family: Family, keep: tuple[int, ...]
-) -> dict[str, torch.Tensor]:
+def move_layers(tensors: dict[str, torch.Tensor], family: Family, keep: tuple[int, ...]) -> dict[str, torch.Tensor]:
     """Rename layer ``keep[i]``'s tensors to layer i, drop the other layers', leave the rest as it is.
 
     Raises InputError where a kept layer has no tensors.
@@ -106,7 +98,5 @@ def _read_weights(source: Artifact) -> dict[str, torch.Tensor]:
         try:
             tensors.update(load_file(path))
         except SafetensorError as error:
-            raise InputError(
-                f"unreadable weights ({error})", str(path), "copy the checkpoint again"
-            ) from None
+            raise InputError(f"unreadable weights ({error})", str(path), "copy the checkpoint again") from None
     return tensors

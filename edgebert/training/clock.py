@@ -39,9 +39,7 @@ class Clock(TrainerCallback):
         """Take the bar off the terminal, also after an interruption."""
         self._bar = iter(())
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock."""
         self._began = self._saved = self._spoke = time.monotonic()
         self._first_step = state.global_step
@@ -49,9 +47,7 @@ class Clock(TrainerCallback):
         self._bar = iter(bar(steps, "train"))
         next(self._bar, None)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask for a checkpoint or a line when it is time."""
         now = time.monotonic()
         next(self._bar, None)
@@ -59,9 +55,7 @@ class Clock(TrainerCallback):
         ends_epoch = float(state.epoch or 0.0).is_integer() or state.global_step >= state.max_steps
         control.should_save = not ends_epoch and now - self._saved >= self._save_seconds
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Evaluate, and save unless that was done a moment ago."""
         control.should_log = control.should_evaluate = True
         control.should_save = time.monotonic() - self._saved >= self._save_seconds / 3
@@ -120,9 +114,7 @@ class Clock(TrainerCallback):
         best = ", best so far" if better else ""
         log.info("epoch %.3g: dev %s %.4f%s", state.epoch, self._metric, value, best)
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark the checkpoint as whole."""
         self._work.seal(state.global_step)
         self._saved = time.monotonic()

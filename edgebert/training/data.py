@@ -76,9 +76,7 @@ def read(path: Path | str, columns: Mapping[str, str] | None = None, seed: int =
     """
     columns = columns or {}
     if unknown := sorted(set(columns) - set(FIELDS)):
-        raise UsageError(
-            f"no field is called {unknown[0]!r}", "--columns", f"map some of {', '.join(FIELDS)}"
-        )
+        raise UsageError(f"no field is called {unknown[0]!r}", "--columns", f"map some of {', '.join(FIELDS)}")
     source = Path(path)
     parts = {split: _read_part(file, columns) for split, file in _find(source).items()}
     kind = _kind_of(parts)
@@ -117,9 +115,7 @@ def _find(source: Path) -> dict[str, Path]:
     for split in SPLITS:
         files = [source / f"{split}{ext}" for ext in READERS if (source / f"{split}{ext}").is_file()]
         if len(files) > 1:
-            raise InputError(
-                f"two files for {split}: {files[0].name}, {files[1].name}", str(source), "remove one"
-            )
+            raise InputError(f"two files for {split}: {files[0].name}, {files[1].name}", str(source), "remove one")
         if files:
             found[split] = files[0]
     if "train" not in found:
@@ -213,9 +209,7 @@ def _kind_of(parts: Mapping[str, _Part]) -> Kind:
         return "none"
     if not all(labelled.values()):
         split = next(split for split, yes in labelled.items() if not yes)
-        raise InputError(
-            "this part has no labels, but others do", str(parts[split].path), "label all parts, or none"
-        )
+        raise InputError("this part has no labels, but others do", str(parts[split].path), "label all parts, or none")
     labels = [row.label for part in parts.values() for row in part.rows]
     if any(isinstance(label, float) for label in labels):
         return "score"
@@ -335,8 +329,7 @@ def _by_index(ours: Sequence[str], theirs: Sequence[str]) -> dict[str, str] | No
 
 def _relabel(data: Data, labels: tuple[str, ...], renamed: Mapping[str, str]) -> Data:
     train, dev, test = (
-        tuple(replace(row, label=renamed[str(row.label)]) for row in part)
-        for part in (data.train, data.dev, data.test)
+        tuple(replace(row, label=renamed[str(row.label)]) for row in part) for part in (data.train, data.dev, data.test)
     )
     digest = _digest({"train": train, "dev": dev, "test": test}, labels)
     return replace(data, train=train, dev=dev, test=test, labels=labels, digest=digest)

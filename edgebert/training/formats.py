@@ -50,9 +50,7 @@ def _parse_jsonl(path: Path) -> Iterator[Record]:
         try:
             record = json.loads(line, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"not valid JSON ({error})", place(path, number), "write one JSON object a line"
-            ) from None
+            raise InputError(f"not valid JSON ({error})", place(path, number), "write one JSON object a line") from None
         if not isinstance(record, dict):
             raise InputError("not a JSON object", place(path, number), "write one JSON object a line")
         yield number, record
@@ -114,9 +112,7 @@ def _read_parquet(path: Path) -> tuple[list[Record], tuple[str, ...]]:
 
 def _read_txt(path: Path) -> tuple[list[Record], tuple[str, ...]]:
     lines = enumerate(_text_of(path).split("\n"), start=1)
-    records: list[Record] = [
-        (number, {"text": line.removesuffix("\r")}) for number, line in lines if line.strip()
-    ]
+    records: list[Record] = [(number, {"text": line.removesuffix("\r")}) for number, line in lines if line.strip()]
     return records, ("text",)
 
 

@@ -158,9 +158,7 @@ def _check_pair(source: Artifact, teacher: Artifact, method: Method) -> None:
     ours, theirs = source.manifest, teacher.manifest
     where = f"{ours.name} and its teacher {theirs.name}"
     if ours.task != theirs.task:
-        raise InputError(
-            f"tasks differ: {ours.task} and {theirs.task}", where, "give a teacher for the same task"
-        )
+        raise InputError(f"tasks differ: {ours.task} and {theirs.task}", where, "give a teacher for the same task")
     if ours.labels != theirs.labels:
         raise InputError("labels differ, or their order", where, "give a teacher with the same labels")
     if ours.architecture.vocab != theirs.architecture.vocab:

@@ -39,9 +39,7 @@ def forward(module: torch.nn.Module, inputs: Inputs, pooling: Pooling | None, *,
     states = tuple(state.float() for state in found.hidden_states) if hidden else ()
     if pooling is None:
         return Outputs(logits=found.logits.float(), hidden=states)
-    pooled = pool(
-        found.last_hidden_state.float(), inputs["attention_mask"], pooling.mode, normalize=pooling.normalize
-    )
+    pooled = pool(found.last_hidden_state.float(), inputs["attention_mask"], pooling.mode, normalize=pooling.normalize)
     return Outputs(hidden=states, pooled=pooled)
 
 
@@ -157,11 +155,7 @@ def _compute(
             states = torch.stack(found.hidden)
             # LayerNorm's outputs are far inside float16's range; its rounding is far below a student's error.
             hidden.append(states[:, inputs["attention_mask"].bool()].half().cpu())
-    kept = (
-        torch.cat(hidden, dim=1)
-        if hidden
-        else torch.zeros(0, sum(len(collate.rows[i].ids) for i in chunk), 0)
-    )
+    kept = torch.cat(hidden, dim=1) if hidden else torch.zeros(0, sum(len(collate.rows[i].ids) for i in chunk), 0)
     return {"answers": torch.cat(answers), "hidden": kept}
 
 

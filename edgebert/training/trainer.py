@@ -98,9 +98,7 @@ def _silence() -> Iterator[None]:
         library.setLevel(level)
 
 
-def _fit(
-    plan: Plan, module: torch.nn.Module, teacher: Artifact | None, work: Work, save_seconds: float
-) -> None:
+def _fit(plan: Plan, module: torch.nn.Module, teacher: Artifact | None, work: Work, save_seconds: float) -> None:
     """Train the module in place; the best weights end up in ``work``."""
     latest = work.latest()
     if latest is not None:

@@ -25,9 +25,7 @@ class Method:
 METHODS: Mapping[str, Method] = {
     "none": Method((labels_term,), (), needs_teacher=False),
     "logits": Method((labels_term, logits_term), (embedding_term,)),
-    "hidden": Method(
-        (labels_term, logits_term, hidden_term), (embedding_term, hidden_term), needs_hidden=True
-    ),
+    "hidden": Method((labels_term, logits_term, hidden_term), (embedding_term, hidden_term), needs_hidden=True),
 }
 
 

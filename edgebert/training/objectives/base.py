@@ -59,6 +59,4 @@ def required(tensor: Tensor | None) -> Tensor:
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of ``values`` [batch, sequence, hidden] over the real tokens of ``mask`` [batch, sequence]."""
     weight = mask.to(values.dtype).unsqueeze(-1)
-    return (values * weight).sum() / (weight.sum() * values.shape[-1]).clamp_min(
-        torch.finfo(values.dtype).tiny
-    )
+    return (values * weight).sum() / (weight.sum() * values.shape[-1]).clamp_min(torch.finfo(values.dtype).tiny)

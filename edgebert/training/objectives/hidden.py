@@ -19,9 +19,7 @@ def uniform_map(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
 
     Evenly spread, rounded half up, from embeddings to last layer: 3 of 6 gives (0, 2, 4, 6).
     """
-    return tuple(
-        (2 * i * teacher_layers + student_layers) // (2 * student_layers) for i in range(student_layers + 1)
-    )
+    return tuple((2 * i * teacher_layers + student_layers) // (2 * student_layers) for i in range(student_layers + 1))
 
 
 def hidden_term(batch: Batch, weights: Weights) -> Tensor:

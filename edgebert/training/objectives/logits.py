@@ -10,9 +10,7 @@ from edgebert.training.objectives.base import Batch, Weights, required
 
 def logits_term(batch: Batch, weights: Weights) -> Tensor:
     """See :func:`soft_label_loss`."""
-    return soft_label_loss(
-        required(batch.student.logits), required(batch.teacher.logits), weights.temperature
-    )
+    return soft_label_loss(required(batch.student.logits), required(batch.teacher.logits), weights.temperature)
 
 
 def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

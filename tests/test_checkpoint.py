@@ -1,0 +1,330 @@
+"""Checkpoints: which folders are taken, what is read off them, and what is refused before any code of theirs runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+from edgebert import stage
+from edgebert.artifact import Architecture, Artifact, Pooling, TensorSpec
+from edgebert.errors import EdgebertError, EnvironmentMissing, InputError, UsageError
+from edgebert.families import FAMILIES
+from edgebert.shaping.checkpoint import HeadConfig, add_head, load_module, open_checkpoint
+from edgebert.shaping.depth import TruncateConfig, truncate
+from edgebert.stage import hash_file
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny.checkpoint(tmp_path / "tiny", layers=2)
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Change fields of a JSON file; None takes the field out."""
+    document = {**json.loads(path.read_text("utf-8")), **changes}
+    path.write_text(json.dumps({key: value for key, value in document.items() if value is not None}), "utf-8")
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("task", tiny.TASKS)
+def test_what_a_folder_says_of_itself(family: str, task: str, tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "some-model", family, task, layers=2)
+    manifest = open_checkpoint(str(folder)).manifest
+    vocab = tiny.bpe().get_vocab_size() if family == "roberta" else tiny.wordpiece().get_vocab_size()
+    assert manifest.architecture == Architecture(family, 2, tiny.HIDDEN, tiny.HEADS, tiny.FFN, vocab)
+    assert (manifest.format, manifest.name, manifest.task) == ("torch", "some-model", task)
+    assert (manifest.precision, manifest.target, manifest.kept_layers) == ("fp32", "torch", (0, 1))
+    assert manifest.max_length == tiny.MAX_LENGTH
+    classifies = task == "text-classification"
+    assert manifest.labels == (tiny.LABELS if classifies else ())
+    assert manifest.pooling == (None if classifies else Pooling("mean", normalize=True))
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if family == "bert" else [])]
+    assert manifest.inputs == tuple(TensorSpec(name, "int64", ("batch", "sequence")) for name in names)
+    output = ("logits", ("batch", "labels")) if classifies else ("last_hidden_state", ("batch", "sequence", "hidden"))
+    assert manifest.outputs == (TensorSpec(output[0], "float32", output[1]),)
+    assert manifest.files["model.safetensors"] == hash_file(folder / "model.safetensors")
+    assert "tokenizer.json" in manifest.files
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("task", tiny.TASKS)
+def test_weights_are_loaded_exactly(family: str, task: str, tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "tiny", family, task, layers=2)
+    module = load_module(open_checkpoint(str(folder)))
+    stored = load_file(folder / "model.safetensors")
+    loaded = module.state_dict()
+    assert not module.training
+    assert {name.removeprefix("model.") for name in loaded} <= stored.keys()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.items())
+
+
+def test_a_folder_called_minilm_is_that_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.rename(tmp_path / "minilm")
+    monkeypatch.chdir(tmp_path)
+    artifact = open_checkpoint("minilm")
+    assert (artifact.manifest.name, artifact.manifest.architecture.hidden) == ("minilm", tiny.HIDDEN)
+
+
+def test_the_built_in_model_is_the_published_one(minilm: str) -> None:
+    manifest = open_checkpoint(minilm).manifest
+    assert manifest.name == "minilm"
+    assert manifest.architecture == Architecture("bert", layers=6, hidden=384, heads=12, ffn=1536, vocab=30522)
+    assert manifest.task == "feature-extraction"
+    assert manifest.pooling == Pooling("mean", normalize=True)
+    assert manifest.max_length == 256
+    weights = manifest.files["model.safetensors"]
+    assert weights.sha256 == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "match"),
+    [
+        ("./nowhere", InputError, "no such checkpoint folder"),
+        ("/nowhere/at/all", InputError, "no such checkpoint folder"),
+        ("a/b/c", InputError, "no such checkpoint folder"),
+        ("not a name!", InputError, "neither a folder nor a hub id"),
+        ("someone/some-model", EnvironmentMissing, "the hub did not serve it"),
+    ],
+)
+def test_names_that_lead_nowhere(
+    name: str, kind: type[EdgebertError], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(kind, match=match):
+        open_checkpoint(name)
+
+
+def test_a_file_is_no_checkpoint(folder: Path) -> None:
+    with pytest.raises(InputError, match="no such checkpoint folder"):
+        open_checkpoint(str(folder / "config.json"))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5", None, 7, ["bert"]])
+def test_another_family_is_refused_with_the_list(family: object, folder: Path) -> None:
+    rewrite(folder / "config.json", model_type=family)
+    with pytest.raises(InputError, match="unsupported model family.*bert, distilbert, roberta"):
+        open_checkpoint(str(folder))
+    assert tuple(FAMILIES) == tiny.FAMILIES
+
+
+class Planted:
+    """A pickle that writes a file when it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth"])
+def test_pickled_weights_are_refused_unopened(name: str, folder: Path, tmp_path: Path) -> None:
+    (folder / name).write_bytes(pickle.dumps(Planted(tmp_path / "planted")))
+    load_module(open_checkpoint(str(folder)))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"weights are pickle only.*safetensors"):
+        open_checkpoint(str(folder))
+    assert not (tmp_path / "planted").exists()
+
+
+def test_remote_code_is_refused_unrun(folder: Path, tmp_path: Path) -> None:
+    (folder / "custom.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'planted')!r})\nclass Model: pass\n")
+    rewrite(folder / "config.json", auto_map={"AutoModel": "custom.Model"})
+    with pytest.raises(InputError, match=r"asks to run its own code.*auto_map"):
+        open_checkpoint(str(folder))
+    assert not (tmp_path / "planted").exists()
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no config": (lambda f: (f / "config.json").unlink(), r"file is missing.*config\.json"),
+    "config is no JSON": (lambda f: (f / "config.json").write_text("{"), r"not valid JSON.*config\.json"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), r"no weights.*model\.safetensors"),
+    "no layer count": (lambda f: rewrite(f / "config.json", num_hidden_layers=None), "num_hidden_layers"),
+    "layers in words": (lambda f: rewrite(f / "config.json", num_hidden_layers="two"), "lacks a usable"),
+    "another head": (
+        lambda f: rewrite(f / "config.json", architectures=["BertForTokenClassification"]),
+        "no task for architecture BertForTokenClassification.*text-classification, feature-extraction",
+    ),
+}
+
+
+@pytest.mark.parametrize(("harm", "match"), HARMS.values(), ids=HARMS)
+def test_an_incomplete_folder_is_refused(harm: Callable[[Path], object], match: str, folder: Path) -> None:
+    harm(folder)
+    with pytest.raises(InputError, match=match):
+        open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("modules", ["[", "{}", '["pooling"]'])
+def test_broken_pooling_files_are_refused(modules: str, tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "tiny", task="feature-extraction", layers=1)
+    (folder / "modules.json").write_text(modules)
+    with pytest.raises(InputError, match=r"modules\.json"):
+        open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("modes", "expected"),
+    [
+        ({"pooling_mode_cls_token": True}, Pooling("cls", normalize=True)),
+        ({"pooling_mode_max_tokens": True}, Pooling("max", normalize=True)),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, None),
+        ({"pooling_mode_weightedmean_tokens": True}, None),
+        ({}, None),
+    ],
+)
+def test_pooling_is_one_of_three(modes: dict[str, bool], expected: Pooling | None, tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "tiny", task="feature-extraction", layers=1)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    if expected is None:
+        with pytest.raises(InputError, match="pooling is not one of cls, mean, max"):
+            open_checkpoint(str(folder))
+    else:
+        assert open_checkpoint(str(folder)).manifest.pooling == expected
+
+
+def test_a_plain_encoder_pools_by_unnormalized_means(tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "tiny", task="feature-extraction", layers=1)
+    (folder / "modules.json").unlink()
+    assert open_checkpoint(str(folder)).manifest.pooling == Pooling("mean", normalize=False)
+
+
+def test_the_shortest_limit_counts(folder: Path) -> None:
+    rewrite(folder / "tokenizer_config.json", model_max_length=10**30)
+    assert open_checkpoint(str(folder)).manifest.max_length == tiny.MAX_LENGTH
+    rewrite(folder / "tokenizer_config.json", model_max_length=20)
+    assert open_checkpoint(str(folder)).manifest.max_length == 20
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 12}')
+    assert open_checkpoint(str(folder)).manifest.max_length == 12
+
+
+def test_labels_stand_in_the_order_of_their_index(folder: Path) -> None:
+    names = {str(i): f"label {i}" for i in (10, 2, 0, 1, 3, 4, 5, 6, 7, 8, 9)}
+    rewrite(folder / "config.json", id2label=names)
+    assert open_checkpoint(str(folder)).manifest.labels == tuple(f"label {i}" for i in range(11))
+
+
+def test_the_task_can_be_told(folder: Path) -> None:
+    told = open_checkpoint(str(folder), "feature-extraction")
+    assert (told.manifest.task, told.manifest.labels) == ("feature-extraction", ())
+    assert open_checkpoint(str(folder), "auto").manifest.task == "text-classification"
+    with pytest.raises(UsageError, match="unknown task 'poetry'.*text-classification, feature-extraction"):
+        open_checkpoint(str(folder), "poetry")
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_bare_encoder_is_no_classifier(family: str, tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "tiny", family, "feature-extraction", layers=1)
+    told = open_checkpoint(str(folder), "text-classification")
+    with pytest.raises(InputError, match="weights missing: .*classifier.*fine-tune"):
+        load_module(told)
+
+
+def test_torn_weights_are_refused(folder: Path) -> None:
+    cut_weights(folder)
+    source = open_checkpoint(str(folder))
+    with pytest.raises(InputError, match=r"unreadable weights.*tiny"):
+        load_module(source)
+
+
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
+    rewrite(folder / "config.json", intermediate_size=32)
+    source = open_checkpoint(str(folder))
+    with pytest.raises(InputError, match="another shape"):
+        load_module(source)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_fresh_head_keeps_the_encoder(family: str, tmp_path: Path) -> None:
+    source = open_checkpoint(str(tiny.checkpoint(tmp_path / "tiny", family, "feature-extraction", layers=2)))
+    state = torch.random.get_rng_state()
+    made = stage.run("head", add_head, source, HeadConfig(("a", "b")), tmp_path / "made")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert (made.manifest.task, made.manifest.labels, made.manifest.pooling) == (
+        "text-classification",
+        ("a", "b"),
+        None,
+    )
+    assert made.manifest.outputs[0].name == "logits"
+    assert not made.has("modules.json")
+    before, after = load_file(source.path / "model.safetensors"), load_file(made.path / "model.safetensors")
+    prefix = FAMILIES[family].base_prefix
+    encoder = {name: tensor for name, tensor in after.items() if name.startswith(prefix)}
+    assert len(encoder) > 30
+    assert all(torch.equal(tensor, before[name.removeprefix(prefix)]) for name, tensor in encoder.items())
+    # It is a checkpoint like any other, with or without its manifest.
+    (made.path / "edgebert.json").unlink()
+    assert open_checkpoint(str(made.path)).manifest.labels == ("a", "b")
+
+
+def test_the_seed_decides_the_head(tmp_path: Path) -> None:
+    source = open_checkpoint(str(tiny.checkpoint(tmp_path / "tiny", task="feature-extraction", layers=1)))
+    made = [
+        stage.run("head", add_head, source, HeadConfig(("a", "b"), seed), tmp_path / str(index))
+        for index, seed in enumerate((0, 0, 1))
+    ]
+    digests = [artifact.manifest.files["model.safetensors"].sha256 for artifact in made]
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
+def test_weights_in_shards(tmp_path: Path) -> None:
+    source = open_checkpoint(str(tiny.checkpoint(tmp_path / "whole")))
+    shutil.copytree(source.path, tmp_path / "shards", ignore=shutil.ignore_patterns("*.safetensors"))
+    load_module(source).save_pretrained(tmp_path / "shards", max_shard_size="60KB")  # type: ignore[operator]
+    shards = open_checkpoint(str(tmp_path / "shards"))
+    assert sum(name.endswith(".safetensors") for name in shards.manifest.files) > 1
+    assert shards.has("model.safetensors.index.json")
+    whole, cut = (
+        stage.run("truncate", truncate, artifact, TruncateConfig((0, 1)), tmp_path / "out" / artifact.manifest.name)
+        for artifact in (source, shards)
+    )
+    assert cut.manifest.files["model.safetensors"] == whole.manifest.files["model.safetensors"]
+
+
+def test_a_slow_tokenizer_is_made_fast(folder: Path, tmp_path: Path) -> None:
+    fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    pieces = sorted(fast.get_vocab().items(), key=lambda item: item[1])
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in pieces), "utf-8")
+    rewrite(folder / "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    made = truncated(open_checkpoint(str(folder)), tmp_path / "made")
+    again = Tokenizer.from_file(str(made.path / "tokenizer.json"))
+    for text in ["The film is a slow joke!", "naïve 日本 x7"]:
+        assert again.encode(text, "a song").ids == fast.encode(text, "a song").ids
+
+
+def test_without_a_tokenizer_nothing_is_made(folder: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(InputError, match=r"no usable tokenizer.*tokenizer\.json"):
+        truncated(open_checkpoint(str(folder)), tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
+def truncated(source: Artifact, out: Path) -> Artifact:
+    return stage.run("truncate", truncate, source, TruncateConfig((0,)), out)
+
+
+def test_an_exported_artifact_is_no_checkpoint(folder: Path, tmp_path: Path) -> None:
+    made = truncated(open_checkpoint(str(folder)), tmp_path / "made")
+    assert open_checkpoint(str(made.path)) == made
+    rewrite(made.path / "edgebert.json", format="onnx")
+    with pytest.raises(InputError, match="an exported artifact is not a checkpoint"):
+        open_checkpoint(str(made.path))

@@ -1,0 +1,223 @@
+"""Publishing: whole or not at all, whatever happens in between, and a history that says where from."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from test_artifact import MANIFEST_OF_A_PAIR_MODEL
+
+from edgebert import stage
+from edgebert.artifact import MANIFEST, Artifact, Manifest
+from edgebert.errors import InputError, UsageError
+from edgebert.machine import versions
+
+
+@dataclass(frozen=True)
+class Settings:
+    rate: float = 0.5
+    keep: tuple[int, ...] = (0, 1)
+
+
+def build(source: Artifact, config: Settings, out: Path) -> Manifest:
+    (out / "sub").mkdir()
+    (out / "sub" / "weights.bin").write_bytes(b"12345")
+    (out / "config.json").write_text(f"{config.rate}")
+    return replace(source.manifest, name="built")
+
+
+SOURCE = Artifact(Path("nowhere"), MANIFEST_OF_A_PAIR_MODEL)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "out"
+
+
+@pytest.fixture(scope="module")
+def dead_pid() -> int:
+    """The id of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_stage_publishes_files_manifest_and_history(out: Path) -> None:
+    artifact = stage.run("build", build, SOURCE, Settings(), out)
+    assert names(out.parent) == ["out", "out/config.json", f"out/{MANIFEST}", "out/sub", "out/sub/weights.bin"]
+    assert sorted(artifact.manifest.files) == ["config.json", "sub/weights.bin"]
+    assert artifact.read("sub/weights.bin") == b"12345"
+    assert artifact.manifest.name == "built"
+    assert artifact == Artifact.open(out)
+    first, second = artifact.manifest.history
+    assert first == SOURCE.manifest.history[0]
+    assert (second.stage, second.source) == ("build", SOURCE.digest)
+    assert second.config == {"rate": 0.5, "keep": [0, 1]}
+    assert second.versions == versions()
+
+
+def test_the_history_grows_by_a_step_a_stage(out: Path) -> None:
+    first = stage.run("first", build, SOURCE, Settings(), out / "1")
+    second = stage.run("second", build, first, Settings(0.25), out / "2")
+    assert [step.stage for step in second.manifest.history] == ["graph", "first", "second"]
+    assert [step.source for step in second.manifest.history[1:]] == [SOURCE.digest, first.digest]
+
+
+def test_the_same_stage_gives_the_same_artifact(out: Path) -> None:
+    once, again = (stage.run("build", build, SOURCE, Settings(), out / name) for name in "ab")
+    assert once.digest == again.digest
+    assert stage.run("build", build, SOURCE, Settings(0.25), out / "c").digest != once.digest
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_failure_leaves_nothing(error: BaseException, force: bool, out: Path) -> None:
+    def fail(source: Artifact, config: Settings, folder: Path) -> Manifest:
+        build(source, config, folder)
+        raise error
+
+    if force:
+        stage.run("build", build, SOURCE, Settings(), out)
+    before = names(out.parent) if force else []
+    with pytest.raises(type(error)):
+        stage.run("build", fail, SOURCE, Settings(0.25), out, force=force)
+    assert names(out.parent) == before
+    assert not force or (out / "config.json").read_text() == "0.5"
+
+
+def test_a_manifest_that_could_not_be_read_again_is_not_published(out: Path) -> None:
+    def wrong(source: Artifact, config: Settings, folder: Path) -> Manifest:
+        (folder / "a\\b").touch()
+        return source.manifest
+
+    with pytest.raises(InputError, match="leads out of the artifact"):
+        stage.run("build", wrong, SOURCE, Settings(), out)
+    assert names(out.parent) == []
+
+
+def test_an_existing_folder_is_refused_without_force(out: Path) -> None:
+    out.mkdir(parents=True)
+    (out / "thesis.txt").touch()
+    with pytest.raises(UsageError, match=r"already exists.*--force") as caught:
+        stage.run("build", build, SOURCE, Settings(), out)
+    assert caught.value.exit_code == 2
+    assert names(out.parent) == ["out", "out/thesis.txt"]
+
+
+def test_force_replaces(out: Path) -> None:
+    stage.run("build", build, SOURCE, Settings(), out)
+    (out / "left.txt").touch()
+    replaced = stage.run("build", build, SOURCE, Settings(0.25), out, force=True)
+    assert Artifact.open(out) == replaced
+    assert (out / "config.json").read_text() == "0.25"
+    assert names(out.parent) == ["out", "out/config.json", f"out/{MANIFEST}", "out/sub", "out/sub/weights.bin"]
+
+
+def test_publishing_to_a_relative_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with stage.publish(Path("out")) as folder:
+        (folder / "a").touch()
+        assert not Path("out").exists()
+    assert names(tmp_path) == ["out", "out/a"]
+
+
+def leave(out: Path, kind: str, pid: int, content: str) -> Path:
+    """What a run of process ``pid`` left beside ``out`` when it was killed."""
+    folder = out.with_name(f".{out.name}.{kind}-{pid}-0badcafe")
+    folder.mkdir(parents=True)
+    (folder / "content").write_text(content)
+    return folder
+
+
+def test_a_kill_between_the_two_renames_is_undone(out: Path, dead_pid: int) -> None:
+    leave(out, "old", dead_pid, "the old one")
+    leave(out, "tmp", dead_pid, "the new one, perhaps not whole")
+    stage.recover(out)
+    assert names(out.parent) == ["out", "out/content"]
+    assert (out / "content").read_text() == "the old one"
+
+
+def test_a_kill_before_the_last_step_is_finished(out: Path, dead_pid: int) -> None:
+    leave(out, "old", dead_pid, "the old one")
+    with stage.publish(out.with_name("new")) as folder:
+        (folder / "content").write_text("the new one")
+    os.rename(out.with_name("new"), out)
+    stage.recover(out)
+    assert names(out.parent) == ["out", "out/content"]
+    assert (out / "content").read_text() == "the new one"
+
+
+def test_the_next_run_recovers_first(out: Path, dead_pid: int) -> None:
+    leave(out, "old", dead_pid, "the old one")
+    with pytest.raises(UsageError, match="already exists"):
+        stage.run("build", build, SOURCE, Settings(), out)
+    assert (out / "content").read_text() == "the old one"
+    leave(out, "tmp", dead_pid, "half of one")
+    stage.run("build", build, SOURCE, Settings(), out, force=True)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_only_what_the_dead_left_is_removed(out: Path, dead_pid: int) -> None:
+    alive = leave(out, "tmp", os.getpid(), "being written")
+    others = leave(out.with_name("out2"), "tmp", dead_pid, "of another folder")
+    foreign = out.with_name(f".{out.name}.notes-{dead_pid}")
+    foreign.mkdir()
+    leave(out, "tmp", dead_pid, "stale")
+    stage.recover(out)
+    assert sorted(out.parent.iterdir()) == sorted([alive, others, foreign])
+
+
+def test_recovering_where_nothing_is_does_nothing(out: Path) -> None:
+    stage.recover(out)
+    assert not out.parent.exists()
+
+
+KILLED_WHILE_BUILDING = """
+import os, signal, sys
+from pathlib import Path
+from edgebert import stage
+with stage.publish(Path(sys.argv[1]), force=True) as folder:
+    (folder / "content").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_killed_while_building_leaves_the_old_artifact(out: Path) -> None:
+    with stage.publish(out) as folder:
+        (folder / "content").write_text("the old one")
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_BUILDING, str(out)])
+    assert killed.returncode == -signal.SIGKILL
+    assert (out / "content").read_text() == "the old one"
+    assert len(list(out.parent.iterdir())) == 2
+    stage.recover(out)
+    assert names(out.parent) == ["out", "out/content"]
+
+
+def test_scratch_is_gone_afterwards(out: Path, dead_pid: int) -> None:
+    leave(out, "tmp", dead_pid, "of a killed run")
+    with stage.scratch(out) as folder:
+        (folder / "content").touch()
+        assert names(out.parent) == [folder.name, f"{folder.name}/content"]
+    assert names(out.parent) == []
+
+
+def test_write_json_is_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    stage.write_json(path, {"ä": 1})
+    assert json.loads(path.read_text("utf-8")) == {"ä": 1}
+    for bad in ({"x": float("nan")}, {"x": object()}):
+        with pytest.raises((ValueError, TypeError)):
+            stage.write_json(path, bad)
+    assert json.loads(path.read_text("utf-8")) == {"ä": 1}
+    assert names(tmp_path) == ["a.json"]

@@ -1,0 +1,189 @@
+"""Tiny models, texts and data made on the spot: real files that load in transformers, and take no time."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+FAMILIES = ("bert", "distilbert", "roberta")
+TASKS = ("text-classification", "feature-extraction")
+LABELS = ("no", "maybe", "yes")
+HIDDEN, HEADS, FFN, MAX_LENGTH = 32, 4, 64, 64
+
+# The last of them decide the labels of `labelled`.
+# fmt: off
+WORDS = (
+    "a", "an", "the", "of", "to", "in", "and", "is", "was", "it", "that", "this", "film", "story",
+    "music", "scene", "actor", "plot", "ending", "joke", "song", "city", "night", "day", "road", "house",
+    "river", "light", "water", "fire", "stone", "paper", "glass", "table", "garden", "market", "winter",
+    "summer", "morning", "good", "bad", "dull", "fine", "slow", "quick", "long", "short", "warm", "cold",
+    "bright", "dark", "old", "new", "small", "large", "quiet", "loud", "simple", "strange", "sees",
+    "hears", "finds", "leaves", "opens", "closes", "follows", "forgets", "remembers", "begins", "ends",
+    "turns", "waits", "sings", "falls",
+)
+# fmt: on
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def checkpoint(
+    folder: Path,
+    family: str = "bert",
+    task: str = "text-classification",
+    layers: int = 3,
+    labels: Sequence[str] = LABELS,
+    seed: int = 0,
+    *,
+    fresh: bool = False,
+) -> Path:
+    """A Hugging Face folder with random weights, large enough that every layer changes the answer.
+
+    Biases and LayerNorms are random too, as after training; ``fresh`` leaves them as a new model has
+    them: all biases zero, all LayerNorms one. A sentence encoder pools by normalized means.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = bpe() if family == "roberta" else wordpiece()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    _write(folder / "tokenizer_config.json", _tokenizer_config(family))
+    names = dict(enumerate(labels))
+    heads = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    config = _config(family, tokenizer.get_vocab_size(), layers, heads if task == TASKS[0] else {})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = _auto_class(task).from_config(config)
+        if not fresh:
+            _randomize_vectors(module)
+    module.save_pretrained(folder)
+    if task == "feature-extraction":
+        _write_pooling(folder)
+    return folder
+
+
+def _auto_class(task: str) -> Any:
+    if task == "text-classification":
+        return transformers.AutoModelForSequenceClassification
+    return transformers.AutoModel
+
+
+def _config(family: str, vocab: int, layers: int, heads: dict[str, Any]) -> transformers.PretrainedConfig:
+    if family == "distilbert":
+        return transformers.DistilBertConfig(
+            vocab_size=vocab, dim=HIDDEN, n_layers=layers, n_heads=HEADS, hidden_dim=FFN,
+            max_position_embeddings=MAX_LENGTH, initializer_range=0.3, **heads,
+        )  # fmt: skip
+    shape = {
+        "vocab_size": vocab, "hidden_size": HIDDEN, "num_hidden_layers": layers, "num_attention_heads": HEADS,
+        "intermediate_size": FFN, "initializer_range": 0.3, **heads,
+    }  # fmt: skip
+    if family == "bert":
+        return transformers.BertConfig(max_position_embeddings=MAX_LENGTH, **shape)
+    # The first two rows of roberta's position table are no positions.
+    return transformers.RobertaConfig(
+        max_position_embeddings=MAX_LENGTH + 2, type_vocab_size=1, pad_token_id=1, bos_token_id=0,
+        eos_token_id=2, **shape,
+    )  # fmt: skip
+
+
+def _randomize_vectors(module: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+
+
+def wordpiece() -> Tokenizer:
+    """BERT's tokenizer over `WORDS`, with letters for everything else."""
+    pieces = [*_BERT_SPECIAL, *WORDS, *_LETTERS, *(f"##{letter}" for letter in _LETTERS), *"0123456789.,!?'-"]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(list(_BERT_SPECIAL))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]",
+        "[CLS] $A [SEP] $B:1 [SEP]:1",
+        [(word, vocabulary[word]) for word in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer
+
+
+def bpe() -> Tokenizer:
+    """RoBERTa's tokenizer: byte-level, with merges for `WORDS`."""
+    merges: dict[tuple[str, str], None] = {}
+    for word in WORDS:
+        for end in range(len(word)):
+            merges["Ġ" + word[:end], word[end]] = None
+    pieces = [*_ROBERTA_SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, list(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(_ROBERTA_SPECIAL))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "<s> $A </s>",
+        "<s> $A </s> </s> $B </s>",
+        [(word, vocabulary[word]) for word in ("<s>", "</s>")],
+    )
+    return tokenizer
+
+
+def _tokenizer_config(family: str) -> dict[str, Any]:
+    if family == "roberta":
+        begin, pad, end, unknown, mask = _ROBERTA_SPECIAL
+        special = {"bos_token": begin, "cls_token": begin, "eos_token": end, "sep_token": end}
+    else:
+        pad, unknown, begin, end, mask = _BERT_SPECIAL
+        special = {"cls_token": begin, "sep_token": end}
+    special |= {"pad_token": pad, "unk_token": unknown, "mask_token": mask}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": MAX_LENGTH,
+        "model_input_names": ["input_ids", "attention_mask", *(["token_type_ids"] * (family == "bert"))],
+        **special,
+    }
+
+
+def _write_pooling(folder: Path) -> None:
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (path, kind) in enumerate(kinds)
+    ]
+    _write(folder / "modules.json", modules)
+    modes = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": HIDDEN, **modes})
+    _write(folder / "sentence_bert_config.json", {"max_seq_length": MAX_LENGTH, "do_lower_case": False})
+
+
+def texts(n: int, seed: int = 0, longest: int = 24, words: Sequence[str] = WORDS) -> list[str]:
+    """``n`` texts of 1 to ``longest`` words."""
+    generator = random.Random(seed)
+    return [" ".join(generator.choices(words, k=generator.randint(1, longest))) for _ in range(n)]
+
+
+def labelled(folder: Path, rows: int = 60, labels: Sequence[str] = LABELS) -> Path:
+    """Data with ``rows`` rows in train and half as many in dev and test; one word decides the label."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate((("train", rows), ("dev", rows // 2), ("test", rows // 2))):
+        lines = []
+        for index, text in enumerate(texts(count, 1000 + seed, longest=9, words=WORDS[:60])):
+            which = index % len(labels)
+            row = {"text": f"{WORDS[-1 - which]} {text}", "label": labels[which]}
+            lines.append(json.dumps(row) + "\n")
+        (folder / f"{split}.jsonl").write_text("".join(lines), "utf-8")
+    return folder
+
+
+def _write(path: Path, document: Any) -> None:
+    path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
