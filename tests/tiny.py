@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from edgebert import stage
+from edgebert.artifact import Artifact
+from edgebert.exporters.graph import GraphConfig, Template, build_graph, trace
+from edgebert.exporters.quantize import DynamicConfig, quantize_dynamic
+from edgebert.shaping.checkpoint import open_checkpoint
+from edgebert.shaping.depth import TruncateConfig, truncate
 
 FAMILIES = ("bert", "distilbert", "roberta")
 TASKS = ("text-classification", "feature-extraction")
@@ -187,3 +195,32 @@ def labelled(folder: Path, rows: int = 60, labels: Sequence[str] = LABELS) -> Pa
 
 def _write(path: Path, document: Any) -> None:
     path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+
+
+class Exports:
+    """Artifacts below ``folder``, each made when first asked for; one trace serves all of a family and task."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.template = cache(self._template)
+        self.checkpoint = cache(self._checkpoint)
+        self.artifact = cache(self._artifact)
+
+    def _template(self, family: str, task: str) -> Template:
+        # Fresh weights, equal among themselves: what is merged or folded away in the trace shows in every test.
+        folder = checkpoint(self.folder / f"{family}-{task}-fresh", family, task, fresh=True)
+        return trace(open_checkpoint(str(folder)))
+
+    def _checkpoint(self, family: str, task: str, layers: int = 3) -> Artifact:
+        if layers == 3:
+            return open_checkpoint(str(checkpoint(self.folder / f"{family}-{task}", family, task, seed=1)))
+        config, out = TruncateConfig(tuple(range(layers))), self.folder / f"{family}-{task}-{layers}"
+        return stage.run("truncate", truncate, self.checkpoint(family, task), config, out)
+
+    def _artifact(self, family: str, task: str, layers: int = 3, precision: str = "fp32") -> Artifact:
+        out = self.folder / f"{family}-{task}-{layers}-{precision}"
+        if precision != "fp32":
+            config = DynamicConfig.for_this_cpu(precision)
+            return stage.run("quantize", quantize_dynamic, self.artifact(family, task, layers), config, out)
+        build = partial(build_graph, template=self.template(family, task))
+        return stage.run("graph", build, self.checkpoint(family, task, layers), GraphConfig(), out)

@@ -6,10 +6,12 @@ bootstrap on dev cannot tell from nothing goes to the faster candidate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from edgebert.choosing.budget import Budget
 from edgebert.choosing.candidate import Candidate, Verdict
+from edgebert.judging.latency import Latency
 from edgebert.judging.metrics import Scores, difference
 
 Key = tuple[int, str, str]
@@ -57,13 +59,14 @@ def choose(
             _misses(trained, candidates, teacher, budget, max_drop),
         )
     if budget is None:
-        pick = min(allowed, key=_speed)
+        pick = min(allowed, key=_order)
         tied: list[Candidate] = []
         reason = f"the fastest within {max_drop:g} points of the teacher on dev"
     else:
-        best = max(allowed, key=lambda c: (c.dev.value if c.dev else 0.0, -_speed(c)))
+        best = min(allowed, key=lambda c: (-_accuracy(c), _order(c)))
         tied = [c for c in allowed if c.key != best.key and _tie(scores, best, c)]
-        pick = min([best, *tied], key=_speed)
+        # A tie may be due to noise of its own: one that another beats in both respects is no gain.
+        pick = min((c for c in [best, *tied] if not _beaten(c, allowed)), key=_order)
         reason = _reason(best, pick, budget)
     ties = tuple(c.name for c in (tied if budget is None else [*tied, best]) if c.key != pick.key)
     return Verdict(pick, reason, _runners_up(trained, candidates, pick, teacher, budget, max_drop), ties)
@@ -71,6 +74,22 @@ def choose(
 
 def _speed(candidate: Candidate) -> float:
     return candidate.latency.p50 if candidate.latency else float("inf")
+
+
+def _accuracy(candidate: Candidate) -> float:
+    return candidate.dev.value if candidate.dev else 0.0
+
+
+def _order(candidate: Candidate) -> tuple[float, float, Key]:
+    """The faster first, of equally fast ones the more accurate."""
+    return _speed(candidate), -_accuracy(candidate), candidate.key
+
+
+def _beaten(candidate: Candidate, others: Iterable[Candidate]) -> bool:
+    """Whether another is at least as accurate and as fast, and better in one of the two."""
+    ours = (_accuracy(candidate), -_speed(candidate))
+    theirs = [(_accuracy(other), -_speed(other)) for other in others]
+    return any(a >= ours[0] and b >= ours[1] and (a, b) != ours for a, b in theirs)
 
 
 def _tie(scores: Mapping[Key, Scores], best: Candidate, other: Candidate) -> bool:
@@ -91,12 +110,18 @@ def _objections(c: Candidate, teacher: Candidate | None, budget: Budget | None, 
     """Why a measured candidate may not be picked; empty where it may."""
     found = []
     if budget is not None and c.latency is not None and not budget.fits(c.latency):
-        upper = budget.upper(c.latency)
-        found.append(f"{budget.quantity} up to {upper:.3g} ms, {upper / budget.limit_ms - 1:.0%} over the budget")
+        found.append(_excess(budget, c.latency))
     drop = points_lost(c, teacher)
     if max_drop is not None and drop is not None and drop > max_drop:
         found.append(f"loses {drop:.2f} points on dev, {max_drop:g} are allowed")
     return found
+
+
+def _excess(budget: Budget, latency: Latency) -> str:
+    upper = budget.upper(latency)
+    if math.isinf(upper):
+        return f"{budget.quantity} is not known: {latency.samples} samples are too few"
+    return f"{budget.quantity} up to {upper:.3g} ms, {upper / budget.limit_ms - 1:.0%} over the budget"
 
 
 def points_lost(candidate: Candidate, teacher: Candidate | None) -> float | None:
@@ -116,7 +141,7 @@ def _runners_up(
 ) -> tuple[tuple[Candidate, str], ...]:
     """Everything else that was judged, the most accurate first, with the one sentence why not."""
     rows = []
-    for c in sorted(trained, key=lambda c: -(c.dev.value if c.dev else 0.0)):
+    for c in sorted(trained, key=lambda c: -_accuracy(c)):
         if c.key == pick.key:
             continue
         why = _objections(c, teacher, budget, max_drop)
@@ -146,7 +171,7 @@ def _misses(
     if budget is not None:
         judged.sort(key=lambda c: budget.upper(c.latency) if c.latency else float("inf"))
     else:
-        judged.sort(key=lambda c: -(c.dev.value if c.dev else 0.0))
+        judged.sort(key=lambda c: -_accuracy(c))
     return tuple((c, "; ".join(_objections(c, teacher, budget, max_drop)) or "not trained") for c in judged[:3])
 
 

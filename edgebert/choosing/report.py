@@ -144,7 +144,7 @@ def _view(report: Report) -> dict[str, Any]:
         "title": f"{_name_of(report.model)} on {_name_of(report.data)}",
         "metric": _metric_name(report),
         "results": _results(pick, limit) if pick else [],
-        "costs": _costs(pick, report.teacher, limit) if pick and report.teacher else [],
+        "costs": _costs(pick, report.teacher, limit, report.verdict.against_teacher) if pick and report.teacher else [],
         "figures": _figures(report, limit),
         "rows": [_row(candidate, report, limit) for candidate in _ordered(report)],
         "ledgers": [candidate for candidate in _ordered(report) if candidate.stages],
@@ -184,12 +184,14 @@ def _results(pick: Candidate, limit: Limit) -> list[str]:
     return [*clauses, f"{mb(pick.bytes)} MB"]
 
 
-def _costs(pick: Candidate, teacher: Candidate, limit: Limit) -> list[Cost]:
+def _costs(pick: Candidate, teacher: Candidate, limit: Limit, paired: Metric | None) -> list[Cost]:
     """The pick against the full-depth fp32 teacher; what was not measured on both is left out."""
     costs = []
     if pick.test and teacher.test:
         change = 100 * (pick.test.value - teacher.test.value)
         values = f"{score(pick.test)} against {score(teacher.test)} {unit(teacher.test)}"
+        if paired is not None:
+            values += f"; 95 % of paired resamples {signed(100 * paired.low)} to {signed(100 * paired.high)}"
         costs.append(Cost("quality", f"{signed(change)} points", values))
     percentile = limit.percentile if plots.spread(teacher.latency, limit.percentile) else "p50"
     ours, theirs = plots.spread(pick.latency, percentile), plots.spread(teacher.latency, percentile)

@@ -24,6 +24,7 @@ from edgebert.choosing.candidate import Candidate, Report
 from edgebert.choosing.journal import Journal
 from edgebert.choosing.pick import Key, choose, depths_to_train, points_lost
 from edgebert.errors import CheckFailed, UsageError
+from edgebert.judging import parity
 from edgebert.judging.evaluate import evaluate, text_of
 from edgebert.judging.latency import BenchConfig, Contender, Latency, depth_line, measure
 from edgebert.judging.metrics import Metric, Scores, difference
@@ -148,7 +149,7 @@ class _Sweep:
     def exporter(self) -> build.Exporter:
         """Exports every depth from one trace, verified on train texts."""
         work = self.folder / "work" / "stages"
-        return build.Exporter(self.start, *build.parity_texts(self.data), work)
+        return build.Exporter(self.start, *parity.ledger_texts(self.data), work)
 
     @cached_property
     def bench_texts(self) -> list[Text]:

@@ -100,8 +100,8 @@ def _found(paths: tuple[Path, ...]) -> list[Path]:
 
 
 def _texts(data: str | None, columns: dict[str, str]) -> list[Text]:
-    from edgebert.build import sample
     from edgebert.judging.evaluate import text_of
+    from edgebert.judging.parity import sample
     from edgebert.training.data import read
 
     if data is not None:

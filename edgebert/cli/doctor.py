@@ -67,9 +67,9 @@ def _needs(extra: str, *packages: str) -> str:
 
 
 def _prove(artifact: Path, document: Document) -> str:
-    from edgebert import build
+    from edgebert.judging.verify import verify
 
-    stages, _ = build.verify(artifact)
+    stages, _ = verify(artifact)
     if not all(line.ok for line in stages):
         raise CheckFailed(
             "golden vectors do not come out right here", str(artifact), "export it on this machine", document

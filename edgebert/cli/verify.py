@@ -30,10 +30,10 @@ def _show(document: Document) -> str:
 @flags.data()
 def run(artifact: Path, reference: str | None, data: str | None, columns: dict[str, str]) -> Document:
     """Check an artifact: hashes, golden vectors, parity with a checkpoint, the task metric."""
-    from edgebert import build
+    from edgebert.judging.verify import document_of, verify
 
-    stages, metric = build.verify(artifact, reference, data, columns)
-    document = build.document_of(stages, metric)
+    stages, metric = verify(artifact, reference, data, columns)
+    document = document_of(stages, metric)
     if not document["ok"]:
         bad = next(line for line in stages if not line.ok)
         what = f"{bad.name}: error {bad.max_abs_error:.3g} of {bad.tolerance:.3g}, cosine {bad.cosine:.5f}"

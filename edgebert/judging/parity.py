@@ -8,21 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 import numpy as np
 import numpy.typing as npt
 
 from edgebert.artifact import Artifact
+from edgebert.judging.evaluate import text_of
 from edgebert.judging.metrics import cosine_rows
 from edgebert.registry import target_named
 from edgebert.runtimes.session import Session, SessionConfig
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
 from edgebert.tasks import TASKS
+from edgebert.training.data import Data, sample_texts
 
 Float = npt.NDArray[np.floating]
 Run = Callable[[Batch], Float]
 
 _BATCH = 8
+# Texts that the ledger is written on.
+PARITY_TEXTS = 48
 
 
 @dataclass(frozen=True)
@@ -129,3 +134,16 @@ def runner(session: Session, artifact: Artifact) -> Run:
     """The task's one output of a session, as a function of a batch."""
     output = TASKS[artifact.manifest.task].output
     return lambda feed: session.run(feed)[output]
+
+
+def sample() -> list[Text]:
+    """The packaged text sample: thirty texts of 2 to 150 words."""
+    return list(files("edgebert").joinpath("data/sample.txt").read_text("utf-8").splitlines())
+
+
+def ledger_texts(data: Data | None) -> tuple[list[Text], str]:
+    """Texts for the ledger and where they are from: the data's train part, or the packaged sample."""
+    if data is None:
+        return sample(), "edgebert's packaged text sample"
+    rows = sample_texts(data.train, PARITY_TEXTS)
+    return [text_of(row) for row in rows], f"{len(rows)} texts of {data.name} (train)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -204,12 +204,19 @@ def _pooling(folder: Path) -> Pooling:
     """How sentence-transformers pools, from its files; mean without normalization where it says nothing."""
     if not (folder / "modules.json").is_file():
         return Pooling("mean", normalize=False)
-    types = [str(module.get("type", "")) for module in json.loads((folder / "modules.json").read_text("utf-8"))]
+    types = _module_types(folder / "modules.json")
     modes = read_json(folder / "1_Pooling" / "config.json")
     chosen = [name for key, name in _POOLING_MODES.items() if modes.get(key)]
     if len(chosen) != 1:
         raise InputError("pooling is not one of cls, mean, max", str(folder / "1_Pooling"), "use one of these")
     return Pooling(chosen[0], normalize=any(kind.endswith("Normalize") for kind in types))
+
+
+def _module_types(path: Path) -> list[str]:
+    try:
+        return [str(module["type"]) for module in json.loads(path.read_text("utf-8"))]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"no list of modules ({error})", str(path), "copy the checkpoint again") from None
 
 
 def _listed(folder: Path, family: Family) -> dict[str, FileEntry]:
@@ -222,29 +229,40 @@ def load_module(source: Artifact, *, for_training: bool = False) -> torch.nn.Mod
     """The transformers model of a checkpoint in float32.
 
     In eval mode with eager attention, the reference for parity; ``for_training`` keeps the faster
-    attention. Raises InputError where weights the architecture needs are not in the checkpoint.
+    attention. Raises InputError where weights the architecture needs are not in the checkpoint, have
+    another shape or cannot be read.
     """
-    import torch
-    import transformers
-
-    quiet_transformers()
     task, family = TASKS[source.manifest.task], _family(source)
     options: dict[str, Any] = {} if for_training else {"attn_implementation": "eager"}
     if not task.has_labels and family.pooler:
         options["add_pooling_layer"] = False
-    module, report = getattr(transformers, task.auto_class).from_pretrained(
-        str(source.path), dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
-        output_loading_info=True, **options,
-    )  # fmt: skip
-    if missing := sorted(report["missing_keys"]):
-        raise InputError(
-            f"weights missing: {missing[0]} and {len(missing) - 1} more"
-            if missing[1:]
-            else f"weights missing: {missing[0]}",
-            str(source.path),
-            "fine-tune it for the task first (edgebert fit does)",
-        )
-    result: torch.nn.Module = module.eval()
+    return _from_pretrained(source, task, lambda name: True, **options).eval()
+
+
+def _from_pretrained(source: Artifact, task: Task, needed: Callable[[str], bool], **options: Any) -> torch.nn.Module:
+    """transformers' model of a task; parameters that are not ``needed`` may be absent and are made up."""
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
+    quiet_transformers()
+    where = str(source.path)
+    try:
+        module, report = getattr(transformers, task.auto_class).from_pretrained(
+            where, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True, ignore_mismatched_sizes=True, **options,
+        )  # fmt: skip
+    except SafetensorError as error:
+        raise InputError(f"unreadable weights ({error})", where, "copy the checkpoint again") from None
+    for name, stored, expected in sorted(report["mismatched_keys"]):
+        if needed(name):
+            what = f"weights {name} have another shape: {tuple(stored)} for {tuple(expected)}"
+            raise InputError(what, where, "give the config.json that belongs to them")
+    if missing := sorted(filter(needed, report["missing_keys"])):
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        remedy = "fine-tune it for the task first (edgebert fit does)"
+        raise InputError(f"weights missing: {missing[0]}{more}", where, remedy)
+    result: torch.nn.Module = module
     return result
 
 
@@ -261,19 +279,25 @@ class HeadConfig:
 
 
 def add_head(source: Artifact, config: HeadConfig, out: Path) -> Manifest:
-    """Stage: put a seeded random classification head on an encoder; every encoder weight is kept."""
-    import torch
-    import transformers
+    """Stage: put a seeded random classification head on an encoder; every encoder weight is kept.
 
-    quiet_transformers()
-    task = TASKS["text-classification"]
+    Raises InputError where the encoder's own weights are incomplete.
+    """
+    import torch
+
+    task, encoder = TASKS["text-classification"], _family(source).base_prefix
+    names = dict(enumerate(config.labels))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        module = getattr(transformers, task.auto_class).from_pretrained(
-            str(source.path), dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
-            id2label=dict(enumerate(config.labels)), label2id={name: i for i, name in enumerate(config.labels)},
-            problem_type="single_label_classification", ignore_mismatched_sizes=True,
-        )  # fmt: skip
+        module = _from_pretrained(
+            source,
+            task,
+            # The pooler belongs to the head: encoders are published with and without one.
+            lambda name: name.startswith(encoder) and "pooler" not in name,
+            id2label=names,
+            label2id={name: index for index, name in names.items()},
+            problem_type="single_label_classification",
+        )
     manifest = replace(
         source.manifest,
         task=task.name,
@@ -306,6 +330,9 @@ def copy_companions(source: Artifact, out: Path) -> None:
 def _make_fast_tokenizer(folder: Path, out: Path) -> None:
     import transformers
 
+    # Without any vocabulary transformers makes up an empty one.
+    if not any((folder / name).is_file() for name in ("vocab.txt", "vocab.json")):
+        raise InputError("no tokenizer", str(folder), "add tokenizer.json")
     try:
         transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).save_pretrained(out)
     except Exception as error:

@@ -1,0 +1,97 @@
+"""Judging an artifact where it stands: its golden vectors, a checkpoint beside it, labelled data."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgebert.artifact import Artifact
+from edgebert.errors import UsageError
+from edgebert.exporters.seal import GOLDEN
+from edgebert.judging import parity
+from edgebert.judging.evaluate import evaluate
+from edgebert.judging.metrics import Metric
+from edgebert.serving.model import load
+from edgebert.serving.tokens import TextTokenizer
+from edgebert.shaping.checkpoint import open_checkpoint
+from edgebert.tasks import TASKS
+from edgebert.training.data import Data, match_labels, read
+
+
+def verify(
+    artifact: str | Path,
+    reference: str | None = None,
+    data: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> tuple[list[parity.Stage], Metric | None]:
+    """Judge an artifact where it stands: golden vectors, parity with a checkpoint, the task metric on data.
+
+    Raises InputError for a broken artifact. A failed check is in the result, not an exception.
+    """
+    opened = Artifact.open(artifact)
+    rows = read(data, columns) if data is not None else None
+    with load(artifact) as model:
+        stages = [_golden_stage(opened, model.run)]
+        if reference is not None:
+            stages.append(_reference_stage(opened, model.run, open_checkpoint(reference), rows))
+        metric = None
+        if rows is not None and opened.manifest.labels:
+            matched = match_labels(rows, opened.manifest.labels)
+            if matched is None:
+                raise UsageError(
+                    "labels of the data are not the artifact's",
+                    str(data),
+                    f"it knows {', '.join(opened.manifest.labels[:5])}",
+                )
+            metric = evaluate(model, matched.test).metric_value()
+    return stages, metric
+
+
+def _golden_stage(artifact: Artifact, run: parity.Run) -> parity.Stage:
+    with np.load(io.BytesIO(artifact.read(GOLDEN)), allow_pickle=False) as arrays:
+        count = sum(name.endswith(".output") for name in arrays.files)
+        names = [spec.name for spec in artifact.manifest.inputs]
+        feeds = [{name: arrays[f"{i}.{name}"] for name in names} for i in range(count)]
+        expected = [arrays[f"{i}.output"] for i in range(count)]
+    labels = TASKS[artifact.manifest.task].has_labels
+    return parity.compare("golden", _kind(artifact), expected, parity.outputs(run, feeds), labels=labels)
+
+
+def _reference_stage(artifact: Artifact, run: parity.Run, checkpoint: Artifact, rows: Data | None) -> parity.Stage:
+    from edgebert.runtimes.reference import reference_session
+
+    if checkpoint.manifest.architecture != artifact.manifest.architecture:
+        ours, theirs = artifact.manifest.architecture.layers, checkpoint.manifest.architecture.layers
+        raise UsageError(
+            f"reference has another shape ({theirs} layers, the artifact {ours})",
+            str(checkpoint.path),
+            "give the checkpoint it was exported from",
+        )
+    feeds = parity.feeds(TextTokenizer(artifact), parity.ledger_texts(rows)[0])
+    expected = parity.outputs(parity.runner(reference_session(checkpoint), checkpoint), feeds)
+    labels = TASKS[artifact.manifest.task].has_labels
+    return parity.compare("reference", _kind(artifact), expected, parity.outputs(run, feeds), labels=labels)
+
+
+def _kind(artifact: Artifact) -> str:
+    return artifact.manifest.precision.partition("-")[0]
+
+
+def document_of(stages: Sequence[parity.Stage], metric: Metric | None) -> dict[str, Any]:
+    """The JSON document of ``edgebert verify``."""
+    result: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "ok": all(line.ok for line in stages),
+                "stages": [dataclasses.asdict(line) for line in stages],
+                "metric": dataclasses.asdict(metric) if metric else None,
+            }
+        )
+    )
+    return result

@@ -1,0 +1,75 @@
+"""The last stage: what makes an artifact complete by itself. Golden vectors, the parity ledger, a card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgebert.artifact import Artifact, Manifest
+
+GOLDEN = "golden.npz"
+
+
+@dataclass(frozen=True)
+class SealConfig:
+    """Settings of the last stage: the target the artifact is for, and where its test texts came from."""
+
+    target: str
+    precision: str
+    texts: str
+
+
+def seal(
+    source: Artifact,
+    config: SealConfig,
+    out: Path,
+    *,
+    ledger: Sequence[Mapping[str, Any]],
+    golden: Mapping[str, Any],
+) -> Manifest:
+    """Stage: copy the built files and add what proves them.
+
+    ``ledger`` holds the lines of the parity ledger, ``golden`` a few token arrays (``0.input_ids``, ...) with
+    the reference's outputs (``0.output``).
+    """
+    for name in source.manifest.files:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(source.read(name))
+    np.savez(out / GOLDEN, **golden)
+    checks = {**source.manifest.checks, "parity": [dict(line) for line in ledger]}
+    manifest = replace(source.manifest, target=config.target, precision=config.precision, checks=checks)
+    (out / "README.md").write_text(_card(manifest, config), "utf-8")
+    return manifest
+
+
+def _card(manifest: Manifest, config: SealConfig) -> str:
+    shape = manifest.architecture
+    lines = [
+        f"# {manifest.name}, {shape.layers} layers, {config.precision}",
+        "",
+        f"{manifest.task} for target `{config.target}`: {shape.family}, {shape.layers} layers, hidden {shape.hidden}, "
+        f"{shape.heads} heads, FFN {shape.ffn}, {shape.vocab} tokens; reads up to {manifest.max_length} tokens.",
+        "",
+        f"Verified on {config.texts}:",
+        "",
+        "| step | max error | tolerance | cosine | same label |",
+        "|---|---|---|---|---|",
+    ]
+    for line in manifest.checks["parity"]:
+        label = "" if line["label_agreement"] is None else f"{line['label_agreement']:.1%}"
+        numbers = f"{line['max_abs_error']:.2e} | {line['tolerance']:.2e} | {line['cosine']:.6f}"
+        lines.append(f"| {line['name']} | {numbers} | {label} |")
+    use = "predict" if manifest.labels else "encode"
+    lines += [
+        "",
+        "```python",
+        "import edgebert",
+        f'edgebert.load("<this folder>").{use}(["some text"])',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

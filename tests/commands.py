@@ -1,0 +1,93 @@
+"""Running the command line: in this process where imports would cost seconds, as a program where that matters."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgebert.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+ERROR = re.compile(r"error: \S.*?: \S.*?: \S.*")
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Its stdout, which must be one JSON document and nothing else."""
+        document = json.loads(self.out)
+        assert isinstance(document, dict)
+        return document
+
+    @property
+    def error(self) -> str:
+        """Its one line ``error: what: where: remedy``; progress may stand above it, a traceback may not."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error:")]
+        assert len(lines) == 1, self.err
+        assert self.err.endswith(lines[0] + "\n"), self.err
+        assert ERROR.fullmatch(lines[0]), lines[0]
+        assert "Traceback" not in self.err
+        return lines[0]
+
+
+def edgebert(*arguments: object) -> Done:
+    """``edgebert`` with these arguments, in this process; logging is as before afterwards."""
+    log = logging.getLogger("edgebert")
+    handlers, level, propagate = log.handlers[:], log.level, log.propagate
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main([str(argument) for argument in arguments])
+    finally:
+        log.handlers[:], log.propagate = handlers, propagate
+        log.setLevel(level)
+    code = ended.value.code
+    return Done(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment, with this checkout importable and one thread for torch."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "edgebert", *map(str, arguments)]
+
+
+def program(*arguments: object, **variables: str) -> Done:
+    """``python -m edgebert`` with these arguments and environment variables."""
+    done = subprocess.run(
+        command(*arguments), env=environment(**variables), capture_output=True, check=False, timeout=300
+    )
+    return Done(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file below a folder with the hash of its content, and every folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in sorted(folder.rglob("*"))
+    }
