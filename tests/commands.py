@@ -11,13 +11,17 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from edgebert.artifact import Artifact
 from edgebert.cli import main
+from edgebert.exporters import graph
 
 ROOT = Path(__file__).resolve().parent.parent
 ERROR = re.compile(r"error: \S.*?: \S.*?: \S.*")
@@ -49,6 +53,24 @@ class Done:
         return lines[0]
 
 
+_traces: dict[object, graph.Template] = {}
+
+
+@contextlib.contextmanager
+def one_trace_per_shape() -> Iterator[None]:
+    """Tracing takes seconds and depends on the shape alone: done once for all commands of this process."""
+    original = graph.trace
+
+    def trace(source: Artifact) -> graph.Template:
+        key = source.manifest.task, source.manifest.architecture, len(source.manifest.labels)
+        if key not in _traces:
+            _traces[key] = original(source)
+        return _traces[key]
+
+    with mock.patch.object(graph, "trace", trace):
+        yield
+
+
 def edgebert(*arguments: object) -> Done:
     """``edgebert`` with these arguments, in this process; logging is as before afterwards."""
     log = logging.getLogger("edgebert")
@@ -56,6 +78,7 @@ def edgebert(*arguments: object) -> Done:
     out, err = io.StringIO(), io.StringIO()
     try:
         with (
+            one_trace_per_shape(),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
             pytest.raises(SystemExit) as ended,

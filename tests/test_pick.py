@@ -195,7 +195,7 @@ def test_a_budget_and_a_drop_both_bind() -> None:
     scores, teacher = nested(candidates), candidates[0]
     both = choose(candidates, scores, teacher, FOUR_MS, 5.0)
     assert both.pick == candidates[1]
-    assert dict((c.layers, why) for c, why in both.nearest) == {
+    assert {c.layers: why for c, why in both.nearest} == {
         6: "p50 up to 6 ms, 50% over the budget",
         1: "loses 45.00 points on dev, 5 are allowed",
     }

@@ -81,9 +81,7 @@ def times(folder: Path, *names: str) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in files}
 
 
-def test_a_fit_says_what_it_does_and_ends_with_a_pick(
-    fitted: Path, first: tuple[tuple[object, ...], Done]
-) -> None:
+def test_a_fit_says_what_it_does_and_ends_with_a_pick(fitted: Path, first: tuple[tuple[object, ...], Done]) -> None:
     done = first[1]
     pick = done.json["pick"]
     assert pick["path"] == str(fitted / "best")
@@ -127,9 +125,7 @@ def test_nothing_half_done_is_left(fitted: Path) -> None:
     assert [path.name for path in fitted.rglob(".*")] == [".lock"]
 
 
-def test_the_same_command_again_does_nothing_twice(
-    fitted: Path, first: tuple[tuple[object, ...], Done]
-) -> None:
+def test_the_same_command_again_does_nothing_twice(fitted: Path, first: tuple[tuple[object, ...], Done]) -> None:
     journal, kept = (fitted / "sweep.jsonl").read_bytes(), times(fitted, "checkpoints", "artifacts", "scores")
     again = edgebert(*first[0], "--budget", "p50=1s", "--json")
     assert again.code == 0
@@ -140,9 +136,7 @@ def test_the_same_command_again_does_nothing_twice(
         assert word not in again.err
 
 
-def test_a_drop_alone_picks_the_fastest_within_it(
-    fitted: Path, first: tuple[tuple[object, ...], Done]
-) -> None:
+def test_a_drop_alone_picks_the_fastest_within_it(fitted: Path, first: tuple[tuple[object, ...], Done]) -> None:
     journal = (fitted / "sweep.jsonl").read_bytes()
     done = edgebert(*first[0], "--max-drop", 100, "--json")
     assert done.code == 0
@@ -193,9 +187,7 @@ def test_pick_chooses_again_without_measuring(fitted: Path, first: tuple[tuple[o
     none = edgebert("pick", fitted, "--budget", "p50=1us", "--json")
     assert none.code == 5
     assert none.json["pick"] is None
-    assert none.json["nearest"][0]["latency_ms"]["p50"] == min(
-        c["latency_ms"]["p50"] for c in none.json["candidates"]
-    )
+    assert none.json["nearest"][0]["latency_ms"]["p50"] == min(c["latency_ms"]["p50"] for c in none.json["candidates"])
     assert tree(fitted) == before
 
 
@@ -261,9 +253,7 @@ def test_only_depths_that_can_win_are_trained(
     assert done.json["pick"]["layers"] in (2, 3, 4)
 
 
-def test_a_student_that_fails_is_a_row_and_the_rest_go_on(
-    tuned: Path, data: Path, tmp_path: Path
-) -> None:
+def test_a_student_that_fails_is_a_row_and_the_rest_go_on(tuned: Path, data: Path, tmp_path: Path) -> None:
     broken = tiny.checkpoint(tmp_path / "broken", layers=2)
     weights = load_file(broken / "model.safetensors")
     name = "bert.encoder.layer.1.output.dense.weight"
@@ -281,9 +271,7 @@ def test_a_student_that_fails_is_a_row_and_the_rest_go_on(
     assert "2 layers fp32 on cpu failed: training diverged" in done.err
 
 
-def test_an_encoder_on_unlabelled_text_is_judged_by_its_likeness_to_the_full_one(
-    bare: Path, tmp_path: Path
-) -> None:
+def test_an_encoder_on_unlabelled_text_is_judged_by_its_likeness_to_the_full_one(bare: Path, tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("\n".join(tiny.texts(60, longest=8)), "utf-8")
     done = edgebert(
         "fit", "--model", bare, "--data", tmp_path / "lines.txt", "--layers", "1,3", "--precision", "fp32",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,23 +202,28 @@ class Exports:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.template = cache(self._template)
-        self.checkpoint = cache(self._checkpoint)
-        self.artifact = cache(self._artifact)
+        self.templates: dict[tuple[str, str], Template] = {}
 
-    def _template(self, family: str, task: str) -> Template:
-        # Fresh weights, equal among themselves: what is merged or folded away in the trace shows in every test.
-        folder = checkpoint(self.folder / f"{family}-{task}-fresh", family, task, fresh=True)
-        return trace(open_checkpoint(str(folder)))
+    def template(self, family: str, task: str) -> Template:
+        if (family, task) not in self.templates:
+            # Fresh weights, equal among themselves: what the trace merges or folds away shows in every test.
+            folder = checkpoint(self.folder / f"{family}-{task}-fresh", family, task, fresh=True)
+            self.templates[family, task] = trace(open_checkpoint(str(folder)))
+        return self.templates[family, task]
 
-    def _checkpoint(self, family: str, task: str, layers: int = 3) -> Artifact:
+    def checkpoint(self, family: str, task: str, layers: int = 3) -> Artifact:
+        out = self.folder / f"{family}-{task}-{layers}"
+        if out.exists():
+            return open_checkpoint(str(out))
         if layers == 3:
-            return open_checkpoint(str(checkpoint(self.folder / f"{family}-{task}", family, task, seed=1)))
-        config, out = TruncateConfig(tuple(range(layers))), self.folder / f"{family}-{task}-{layers}"
+            return open_checkpoint(str(checkpoint(out, family, task, seed=1)))
+        config = TruncateConfig(tuple(range(layers)))
         return stage.run("truncate", truncate, self.checkpoint(family, task), config, out)
 
-    def _artifact(self, family: str, task: str, layers: int = 3, precision: str = "fp32") -> Artifact:
+    def artifact(self, family: str, task: str, layers: int = 3, precision: str = "fp32") -> Artifact:
         out = self.folder / f"{family}-{task}-{layers}-{precision}"
+        if out.exists():
+            return Artifact.open(out)
         if precision != "fp32":
             config = DynamicConfig.for_this_cpu(precision)
             return stage.run("quantize", quantize_dynamic, self.artifact(family, task, layers), config, out)

@@ -23,7 +23,7 @@ from edgebert.choosing.budget import Budget
 from edgebert.choosing.candidate import Candidate, Report
 from edgebert.choosing.journal import Journal
 from edgebert.choosing.pick import Key, choose, depths_to_train, points_lost
-from edgebert.errors import CheckFailed, UsageError
+from edgebert.errors import CheckFailed, InputError, UsageError
 from edgebert.judging import parity
 from edgebert.judging.evaluate import evaluate, text_of
 from edgebert.judging.latency import BenchConfig, Contender, Latency, depth_line, measure
@@ -82,11 +82,13 @@ def fit(request: FitRequest) -> Report:
     layers = request.layers or tuple(range(1, depth + 1))
     if bad := [count for count in layers if not 1 <= count <= depth]:
         raise UsageError(f"cannot keep {bad[0]} of {depth} layers", "--layers", f"numbers from 1 to {depth}")
+    _check_training(request, data, source)
+    inputs = _inputs(request, data, source)
     for warning in data.warnings:
         log.warning(warning)
     journal = Journal(request.folder)
     with journal.locked():
-        journal.require_inputs(_inputs(request, data, source))
+        journal.require_inputs(inputs)
         return _Sweep(request, data, source, layers, ways, journal).run()
 
 
@@ -101,6 +103,16 @@ def _ways(request: FitRequest) -> tuple[tuple[str, str], ...]:
         if not any(p == name for _, p in pairs):
             check_pair(request.targets[0], name)
     return tuple(pairs)
+
+
+def _check_training(request: FitRequest, data: Data, source: Artifact) -> None:
+    """Refuse now what training would refuse after everything has been measured."""
+    from edgebert.training.plan import check_settings
+
+    for config in (request.student, request.teacher):
+        check_settings(config)
+    if data.kind != "label" and source.manifest.labels:
+        raise UsageError("the data has no class labels for this classifier", request.data, "add a label column")
 
 
 def _inputs(request: FitRequest, data: Data, source: Artifact) -> dict[str, Any]:
@@ -124,7 +136,6 @@ class _Sweep:
         self.folder = request.folder
         self.depth = source.manifest.architecture.layers
         self.start, self.data, self.ready = self._starting_point(source, data)
-        self.scores: dict[Key, Scores] = {}
 
     def _starting_point(self, source: Artifact, data: Data) -> tuple[Artifact, Data, bool]:
         """The full-depth checkpoint with the task's head, the data in its labels, whether it needs no training."""
@@ -139,10 +150,6 @@ class _Sweep:
                     len(data.labels),
                 )
             return start, data, ready
-        if source.manifest.labels:
-            raise UsageError(
-                "the data has no class labels for this classifier", self.request.data, "add a label column"
-            )
         return source, data, True
 
     @cached_property
@@ -242,6 +249,11 @@ class _Sweep:
         """Trained candidates with their metrics, not yet timed."""
         return {}
 
+    @cached_property
+    def _finished(self) -> dict[Key, Candidate]:
+        """What an earlier run of this fit brought to its end."""
+        return {c.key: c for c in self.journal.candidates(trained=True) if c.latency and not c.failed}
+
     @property
     def _teacher_key(self) -> Key:
         target = "cpu" if "cpu" in self.request.targets else self.request.targets[0]
@@ -253,10 +265,8 @@ class _Sweep:
             ways = set(self.ways)
             if layers == self.depth:
                 ways |= {self._teacher_key[1:]}
-            for target, precision in sorted(ways):
-                key = (layers, target, precision)
-                if key not in self._judged:
-                    self._judged[key] = self._judge(*key)
+            wanted = [key for way in sorted(ways) if (key := (layers, *way)) not in self._judged]
+            self._judged.update(self._judge_all(layers, wanted))
 
     def _checkpoint(self, layers: int) -> Artifact:
         """The trained checkpoint of a depth; the full depth is the teacher."""
@@ -271,7 +281,8 @@ class _Sweep:
     def _teacher(self) -> Artifact:
         if self.ready:
             return self.start
-        log.info("fine-tuning the teacher, %d layers", self.depth)
+        if not (self.folder / "checkpoints" / "teacher").exists():
+            log.info("fine-tuning the teacher, %d layers", self.depth)
         return self._trained(self.start, self.request.teacher, "teacher", teacher=None)
 
     def _student_start(self, layers: int) -> Artifact:
@@ -289,22 +300,37 @@ class _Sweep:
         out, work = self.folder / "checkpoints" / name, self.folder / "work" / f"train-{name}"
         return build.train_stage(source, config, out, data=self.data, teacher=teacher, work=work)
 
-    def _judge(self, layers: int, target: str, precision: str) -> Candidate:
+    def _judge_all(self, layers: int, keys: Iterable[Key]) -> dict[Key, Candidate]:
+        """The candidates of one depth, from its trained checkpoint."""
+        rows = {key: Candidate(*key, tuple(range(layers)), trained=True) for key in keys}
+        try:
+            checkpoint = self._checkpoint(layers)
+        except (CheckFailed, MemoryError) as error:
+            # Without a teacher there is nothing to compare with; without one student there are the others.
+            if layers == self.depth:
+                raise
+            return {key: self._failed(row, error) for key, row in rows.items()}
+        return {key: self._judge(row, checkpoint) for key, row in rows.items()}
+
+    def _failed(self, candidate: Candidate, error: Exception) -> Candidate:
+        log.warning("%s failed: %s", candidate.name, error)
+        failed = replace(candidate, failed=str(error))
+        self.journal.append(failed)
+        return failed
+
+    def _judge(self, candidate: Candidate, checkpoint: Artifact) -> Candidate:
         """One candidate through export, verification and its metric; a failure becomes its row."""
-        candidate = Candidate(layers, target, precision, tuple(range(layers)), trained=True)
-        name = f"l{layers}-{target}-{precision}"
-        out = self.folder / "artifacts" / name
-        checkpoint = self._checkpoint(layers)
+        target, precision = candidate.target, candidate.precision
+        out = self.folder / "artifacts" / f"l{candidate.layers}-{target}-{precision}"
         try:
             artifact = Artifact.open(out) if out.exists() else self.exporter.export(checkpoint, target, precision, out)
+            known = self._finished.get(candidate.key)
+            if known is not None and known.digest == artifact.digest:
+                return known
             dev, test = self._evaluated(artifact)
         except (CheckFailed, MemoryError) as error:
-            log.warning("%s failed: %s", candidate.name, error)
-            failed = replace(candidate, failed=str(error))
-            self.journal.append(failed)
-            return failed
+            return self._failed(candidate, error)
         self.journal.save_scores(candidate, dev, test)
-        self.scores[candidate.key] = dev
         judged = replace(
             candidate,
             bytes=artifact.manifest.bytes, dev=dev.metric_value(), test=test.metric_value(),
@@ -396,7 +422,7 @@ def report_of(journal: Journal, budget: Budget | None, max_drop: float | None) -
     """
     facts = journal.facts()
     if "report" not in facts:
-        raise UsageError("this fit has not finished", str(journal.folder), "run the same edgebert fit again")
+        raise InputError("this fit has not finished", str(journal.folder), "run the same edgebert fit again")
     told = {**facts["report"], "budget": budget_facts(budget, max_drop)}
     offered = {tuple(key) for key in facts["offered"]}
     trained = journal.candidates(trained=True)

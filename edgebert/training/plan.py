@@ -134,7 +134,8 @@ def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifa
     )
 
 
-def _checked_method(config: TrainConfig, source: Artifact, teacher: Artifact | None) -> Method:
+def check_settings(config: TrainConfig) -> Method:
+    """The method that settings ask for. Raises UsageError for a setting that means nothing."""
     method = method_named(config.method)
     for name in ("epochs", "lr", "temperature", "train_batch_size", "max_length"):
         value = getattr(config, name)
@@ -142,6 +143,11 @@ def _checked_method(config: TrainConfig, source: Artifact, teacher: Artifact | N
             raise UsageError(f"{name} is {value}", f"--{name.replace('_', '-')}", "give more than 0")
     if config.max_steps is not None and config.max_steps < 1:
         raise UsageError(f"max_steps is {config.max_steps}", "--max-steps", "give at least 1")
+    return method
+
+
+def _checked_method(config: TrainConfig, source: Artifact, teacher: Artifact | None) -> Method:
+    method = check_settings(config)
     if method.needs_teacher and teacher is None:
         raise InputError(
             f"method {config.method} needs a teacher", source.manifest.name, "give one, or use --method none"
