@@ -18,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 
 from edgebert.artifact import Artifact
 from edgebert.cli import main
@@ -51,6 +52,21 @@ class Done:
         assert ERROR.fullmatch(lines[0]), lines[0]
         assert "Traceback" not in self.err
         return lines[0]
+
+
+@contextlib.contextmanager
+def one_cpu() -> Iterator[None]:
+    """One CPU for this process and what it starts: threads cost a tiny model more than they bring."""
+    allowed = os.sched_getaffinity(0)
+    threads = torch.get_num_threads()
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.sched_setaffinity(0, {sorted(allowed)[worker % len(allowed)]})
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+        torch.set_num_threads(threads)
 
 
 _traces: dict[object, graph.Template] = {}

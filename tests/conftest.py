@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tiny import Exports
@@ -21,6 +22,11 @@ REAL = {"shared", "minilm"}
 
 # A test that reaches for the network is wrong on every machine, not only on those that have none.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+# How long an example takes says something about the machine, not about the code.
+settings.register_profile("edgebert", deadline=None)
+settings.load_profile("edgebert")
 
 
 @pytest.fixture(scope="session")

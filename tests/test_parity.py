@@ -1,67 +1,179 @@
+"""The parity ledger: what passes, what never passes, and that a wrong graph is caught on the texts it runs."""
+
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from tiny import TASKS, Exports, texts
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import Exports
 
-from edgebert.judging import parity
-from edgebert.judging.parity import compare, feeds, ledger_texts, outputs, sample
+from edgebert.artifact import Artifact
+from edgebert.judging.parity import TOLERANCES, Float, compare, feeds, ledger_texts, onnx_stage, outputs, runner, sample
 from edgebert.runtimes.reference import reference_session
 from edgebert.serving.tokens import TextTokenizer
 
-ROWS = [np.array([1.0, -2.0]), np.array([0.5, 0.25])]
+pytestmark = pytest.mark.xdist_group("exports")
+
+CLASSIFIER = ("bert", "text-classification")
+KINDS = tuple(TOLERANCES)
 
 
-def test_a_step_that_changes_nothing_passes_every_kind() -> None:
-    for kind in parity.TOLERANCES:
-        stage = compare("same", kind, ROWS, ROWS, labels=True)
-        assert stage.ok
-        assert (stage.max_abs_error, stage.label_agreement) == (0, 1)
+def rows(*values: Sequence[float]) -> list[Float]:
+    return [np.array(value, dtype=np.float32) for value in values]
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("kind", parity.TOLERANCES)
-def test_what_is_not_finite_never_passes(kind: str, bad: float) -> None:
-    assert not compare("broken", kind, ROWS, [np.array([1.0, bad]), ROWS[1]], labels=False).ok
+@pytest.mark.parametrize("kind", KINDS)
+@given(st.lists(st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=4), min_size=1, max_size=5))
+def test_the_same_outputs_pass(kind: str, values: list[list[float]]) -> None:
+    line = compare("same", kind, rows(*values), rows(*values), labels=True)
+    assert line.ok
+    assert (line.max_abs_error, line.mean_abs_error, line.label_agreement) == (0.0, 0.0, 1.0)
+    assert line.cosine == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("error", "ok"), [(1.9e-4, True), (2.1e-4, False)])
-def test_fp32_may_err_by_a_share_of_the_largest_output(error: float, ok: bool) -> None:
-    assert compare("edge", "fp32", ROWS, [ROWS[0], ROWS[1] + [0, error]], labels=True).ok is ok
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["actual", "reference", "both"])
+def test_nan_and_infinity_never_pass(kind: str, bad: float, where: str) -> None:
+    good, broken = rows([1.0, 2.0], [3.0, 1.0]), rows([1.0, 2.0], [3.0, bad])
+    reference = good if where == "actual" else broken
+    line = compare("bad", kind, reference, good if where == "reference" else broken, labels=True)
+    assert not line.ok
+    assert line.max_abs_error > 1e300
+    assert line.cosine == 0.0
+    # The ledger of a refused artifact is written as JSON, which has no infinity.
+    json.dumps(dataclasses.asdict(line), allow_nan=False)
 
 
-def test_truncation_may_not_change_a_bit() -> None:
-    nudged = [ROWS[0], np.nextafter(ROWS[1], 1)]
-    assert not compare("truncate", "truncate", ROWS, nudged, labels=False).ok
+@pytest.mark.parametrize(
+    ("kind", "reference", "error", "ok"),
+    [
+        ("truncate", 1.0, 0.0, True),
+        ("truncate", 1.0, 1e-7, False),
+        ("fp32", 0.5, 0.9e-4, True),
+        ("fp32", 0.5, 1.1e-4, False),
+        # The tolerance grows with the outputs.
+        ("fp32", 8.0, 7e-4, True),
+        ("fp32", 8.0, 9e-4, False),
+        ("int8", 1.0, 0.4, True),
+        ("int8", 1.0, 0.6, False),
+    ],
+)
+def test_the_largest_error_is_bounded(kind: str, reference: float, error: float, ok: bool) -> None:
+    expected = rows([reference] * 64)
+    actual = [np.array([reference + error] + [reference] * 63)]
+    line = compare("edge", kind, expected, actual, labels=False)
+    assert line.ok == ok
+    assert line.tolerance == pytest.approx(TOLERANCES[kind].max_abs_error * max(1.0, reference))
+    assert line.max_abs_error == pytest.approx(error)
+    assert line.mean_abs_error == pytest.approx(error / 64)
+    assert (line.label_agreement, line.min_label_agreement) == (None, None)
 
 
-def test_labels_that_flip_beyond_the_margin_fail() -> None:
-    many = [np.array([1.0, 0.9])] * 10
-    flipped = [np.array([0.9, 1.0])] * 2 + many[2:]
-    stage = compare("flip", "int8", many, flipped, labels=True)
-    assert stage.label_agreement == pytest.approx(0.8)
-    assert not stage.ok
+def test_the_direction_is_bounded() -> None:
+    # Every number within the tolerance, the vector as a whole turned away.
+    reference = rows([0.2, 0.2])
+    assert compare("near", "int8", reference, rows([0.2, 0.25]), labels=False).ok
+    turned = compare("turned", "int8", reference, rows([0.2, -0.2]), labels=False)
+    assert turned.max_abs_error < turned.tolerance
+    assert turned.cosine < turned.min_cosine
+    assert not turned.ok
 
 
-def test_batches_mix_lengths_and_hold_every_text_twice(exports: Exports) -> None:
-    tokenizer = TextTokenizer(exports.checkpoint("bert", TASKS[0]))
-    batches = feeds(tokenizer, sorted(texts(20, seed=2), key=len))
-    masks = [feed["attention_mask"] for feed in batches]
-    assert sum(len(mask) for mask in masks) == 40
-    assert all((mask == 0).any() for mask in masks[20:])
+@pytest.mark.parametrize(("flipped", "ok"), [(0, True), (1, True), (2, False)])
+def test_labels_must_agree(flipped: int, ok: bool) -> None:
+    # Ten texts that lean a little to the first of two labels, on top of one number shared by all.
+    reference = rows(*[[5.0, 4.9]] * 10)
+    actual = rows(*[[4.9, 5.0]] * flipped, *[[5.0, 4.9]] * (10 - flipped))
+    line = compare("labels", "int8", reference, actual, labels=True)
+    assert line.label_agreement == pytest.approx(1 - flipped / 10)
+    assert line.ok == ok
+    assert compare("labels", "int8", reference, actual, labels=False).ok
 
 
-@pytest.mark.xdist_group("exports")
-def test_a_graph_with_other_weights_is_caught(exports: Exports) -> None:
-    right, wrong = exports.checkpoint("bert", TASKS[0], 3), exports.checkpoint("bert", TASKS[0], 2)
-    batches = feeds(TextTokenizer(right), texts(8, seed=5))
-    truth = outputs(parity.runner(reference_session(right), right), batches)
-    assert parity.onnx_stage("right", truth, exports.artifact("bert", TASKS[0], 3), batches)[0].ok
-    stage, _ = parity.onnx_stage("wrong", truth, exports.artifact("bert", TASKS[0], 2), batches)
-    assert not stage.ok
-    assert wrong.manifest.architecture.layers == 2
+def test_who_is_undecided_agrees_with_both() -> None:
+    reference, actual = rows([1.0, 1.0 - 1e-6]), rows([1.0 - 1e-6, 1.0])
+    assert compare("tie", "fp32", reference, actual, labels=True).label_agreement == 1.0
+
+
+def test_outputs_of_different_counts_do_not_compare() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        compare("short", "fp32", rows([1.0], [2.0]), rows([1.0]), labels=False)
+
+
+TEXTS = sorted(tiny.texts(20), key=len)
+
+
+def test_every_text_is_run_alone_and_in_company(exports: Exports) -> None:
+    tokenizer = TextTokenizer(exports.artifact(*CLASSIFIER))
+    batches = feeds(tokenizer, TEXTS)
+    tokens = tokenizer.encode(TEXTS)
+    assert [feed["input_ids"].tolist() for feed in batches[:20]] == [[item.ids] for item in tokens]
+    together = batches[20:]
+    assert [len(feed["input_ids"]) for feed in together] == [7, 7, 6]
+    # Short with long, so that there is padding in each, and each text once.
+    assert all((feed["attention_mask"] == 0).any() for feed in together)
+    seen = [ids[mask == 1].tolist() for feed in together for ids, mask in zip(*list(feed.values())[:2], strict=True)]
+    assert sorted(seen) == sorted(item.ids for item in tokens)
+
+
+def test_outputs_leave_the_padding_out() -> None:
+    mask = np.array([[1, 1, 0], [1, 1, 1]])
+    hidden = np.arange(12.0).reshape(2, 3, 2)
+    feed = {"input_ids": mask, "attention_mask": mask}
+    vectors = outputs(lambda _: hidden, [feed, feed])
+    assert [row.tolist() for row in vectors] == [[0, 1, 2, 3], [6, 7, 8, 9, 10, 11]] * 2
+    logits = outputs(lambda _: hidden[:, 0], [feed])
+    assert [row.tolist() for row in logits] == [[0, 1], [6, 7]]
+
+
+def ledger(reference: Artifact, artifact: Artifact) -> Any:
+    batches = feeds(TextTokenizer(reference), TEXTS)
+    expected = outputs(runner(reference_session(reference), reference), batches)
+    return onnx_stage("line", expected, artifact, batches)[0]
+
+
+@pytest.mark.parametrize("task", tiny.TASKS)
+def test_the_right_graph_passes(task: str, exports: Exports) -> None:
+    line = ledger(exports.checkpoint("bert", task), exports.artifact("bert", task))
+    assert line.ok
+    assert line.max_abs_error < 1e-5
+    assert (line.label_agreement is None) == (task == "feature-extraction")
+
+
+@pytest.mark.parametrize("task", tiny.TASKS)
+def test_a_graph_of_another_depth_is_caught(task: str, exports: Exports) -> None:
+    line = ledger(exports.checkpoint("bert", task, 2), exports.artifact("bert", task, 3))
+    assert not line.ok
+
+
+def test_int8_passes_as_int8_and_not_as_fp32(exports: Exports) -> None:
+    source, made = exports.checkpoint(*CLASSIFIER), exports.artifact(*CLASSIFIER, precision="int8")
+    assert ledger(source, made).ok
+    posing = Artifact(made.path, dataclasses.replace(made.manifest, precision="fp32"))
+    assert not ledger(source, posing).ok
+
+
+def test_a_graph_that_ignores_the_mask_is_caught(exports: Exports) -> None:
+    source = exports.checkpoint(*CLASSIFIER)
+    batches = feeds(TextTokenizer(source), TEXTS)
+    run = runner(reference_session(source), source)
+
+    def unmasked(feed: dict[str, npt.NDArray[np.int64]]) -> Float:
+        return run({**feed, "attention_mask": np.ones_like(feed["attention_mask"])})
+
+    expected, actual = outputs(run, batches), outputs(unmasked, batches)
+    assert compare("alone", "fp32", expected[:20], actual[:20], labels=True).ok
+    assert not compare("all", "fp32", expected, actual, labels=True).ok
 
 
 def test_the_packaged_sample_has_texts_of_every_length() -> None:
@@ -69,9 +181,3 @@ def test_the_packaged_sample_has_texts_of_every_length() -> None:
     assert words[0] == 1
     assert words[-1] > 100
     assert ledger_texts(None)[1] == "edgebert's packaged text sample"
-
-
-def test_a_ledger_line_is_plain_data() -> None:
-    line = dataclasses.asdict(compare("x", "fp32", ROWS, ROWS, labels=False))
-    assert line["label_agreement"] is None
-    assert isinstance(line["tolerance"], float)

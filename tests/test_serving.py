@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,11 @@ from hypothesis import strategies as st
 from tiny import FAMILIES, TASKS, Exports, texts
 
 import edgebert
+from edgebert import stage
+from edgebert.artifact import MANIFEST, Artifact, Pooling
 from edgebert.errors import InputError, ItemError, UsageError
-from edgebert.serving.model import Model, load, softmax
+from edgebert.machine import allowed_threads
+from edgebert.serving.model import Model, load, pool, softmax
 from edgebert.serving.tokens import TextTokenizer, batches
 from edgebert.shaping.checkpoint import load_module
 
@@ -67,7 +73,11 @@ def test_nothing_in_nothing_out(classifier: Model, encoder: Model) -> None:
     assert encoder.encode([]).shape == (0, 32)
 
 
-@pytest.mark.parametrize("bad", [None, b"bytes", 3, "\ud800", ["a", "b"], ("a", "b", "c"), ("a", None), ()], ids=repr)
+@pytest.mark.parametrize(
+    "bad",
+    [None, b"bytes", 3, "\ud800", ["a", "b"], ("a", "b", "c"), ("a", None), ("a", "\udfff"), ("a",), ()],
+    ids=repr,
+)
 def test_what_is_no_text_is_named_by_its_place(classifier: Model, bad: Any) -> None:
     with pytest.raises(ItemError) as error:
         classifier.predict(["fine", "fine", bad, "fine"])
@@ -124,6 +134,19 @@ def test_a_closed_model_says_so(exports: Exports) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_answers_are_pytorchs(exports: Exports, family: str) -> None:
+    source = exports.checkpoint(family, TASKS[0])
+    module, theirs = load_module(source), transformers.AutoTokenizer.from_pretrained(str(source.path))
+    pairs = list(zip(TEXTS[:9], TEXTS[9:18], strict=True))
+    with load(exports.artifact(family, TASKS[0]).path, threads=1) as model, torch.inference_mode():
+        for items, columns in ((TEXTS, (TEXTS,)), (pairs, (TEXTS[:9], TEXTS[9:18]))):
+            inputs = theirs(*columns, padding=True, truncation=True, max_length=64, return_tensors="pt")
+            names = [spec.name for spec in source.manifest.inputs]
+            expected = module(**{name: inputs[name] for name in names}).logits.numpy()
+            np.testing.assert_allclose(model.logits(items), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @given(first=st.text(max_size=40), second=st.none() | st.text(max_size=20))
 @settings(max_examples=60, deadline=None)
 def test_token_ids_equal_transformers(exports: Exports, family: str, first: str, second: str | None) -> None:
@@ -132,7 +155,9 @@ def test_token_ids_equal_transformers(exports: Exports, family: str, first: str,
     theirs: Any = transformers.PreTrainedTokenizerFast(tokenizer_file=path)  # type: ignore[no-untyped-call]
     item = first if second is None else (first, second)
     (ours,) = TextTokenizer(source).encode([item])
-    expected = theirs(first, second, truncation="longest_first", max_length=64)["input_ids"]
+    # In lists: outside of one, transformers takes an empty second text for none.
+    pair = None if second is None else [second]
+    expected = theirs([first], pair, truncation="longest_first", max_length=64)["input_ids"][0]
     assert ours.ids == expected
     # A single text takes another path than a batch.
     assert TextTokenizer(source).encode([item, item])[1].ids == expected
@@ -180,3 +205,72 @@ def test_an_artifact_in_a_folder_with_blanks_loads(exports: Exports, tmp_path: P
         (copy / name).write_bytes((source.path / name).read_bytes())
     with load(copy) as model:
         assert len(model.predict(["a film"])) == 1
+
+
+HARMS: dict[str, Callable[[bytes], bytes]] = {
+    "a flipped byte": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
+def test_a_harmed_file_is_refused_before_it_is_used(
+    exports: Exports, tmp_path: Path, harm: Callable[[bytes], bytes], name: str
+) -> None:
+    folder = copy_of(exports, tmp_path)
+    (folder / name).write_bytes(harm((folder / name).read_bytes()))
+    with pytest.raises(InputError, match=f"does not match its hash.*{name}"):
+        load(folder)
+
+
+def copy_of(exports: Exports, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exports.artifact("bert", TASKS[0]).path, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("model.onnx", b"", "ONNX Runtime refuses the graph"),
+        ("model.onnx", b"\x08\x01garbage", "ONNX Runtime refuses the graph"),
+        ("tokenizer.json", b"{}", "unreadable tokenizer"),
+        ("tokenizer.json", b"\xff", "unreadable tokenizer"),
+        ("config.json", b"[", "not valid JSON"),
+        ("config.json", b"[]", "not a JSON object"),
+    ],
+)
+def test_garbage_that_was_listed_is_refused(
+    exports: Exports, tmp_path: Path, name: str, content: bytes, match: str
+) -> None:
+    folder = copy_of(exports, tmp_path)
+    (folder / name).write_bytes(content)
+    manifest = Artifact.open(folder).manifest
+    stage.write_json(folder / MANIFEST, replace(manifest, files=stage.hash_files(folder)).to_dict())
+    with pytest.raises(InputError, match=f"{match}.*{name}"):
+        load(folder)
+
+
+def test_nothing_is_written_where_a_model_lies(exports: Exports) -> None:
+    folder = exports.artifact("bert", TASKS[0]).path
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with load(folder, threads=1) as model:
+        model.predict(TEXTS)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_threads_are_those_asked_for_and_allowed(exports: Exports) -> None:
+    path = exports.artifact("bert", TASKS[0]).path
+    for asked, expected in ((1, 1), (None, allowed_threads()), (10_000, allowed_threads())):
+        with load(path, threads=asked) as model:
+            facts = model.facts()
+            assert (facts["threads"], facts["provider"]) == (expected, "CPUExecutionProvider")
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("mean", [2.0, 1.0]), ("cls", [1.0, 2.0]), ("max", [3.0, 2.0])])
+def test_pooling_by_hand(mode: str, expected: list[float]) -> None:
+    hidden = np.array([[[1, 2], [3, 0], [99, 99]]], dtype=np.float32)
+    mask = np.array([[1, 1, 0]])
+    assert pool(hidden, mask, Pooling(mode, normalize=False)).tolist() == [expected]
+    unit = np.array(expected) / np.linalg.norm(expected)
+    np.testing.assert_allclose(pool(hidden, mask, Pooling(mode, normalize=True))[0], unit, rtol=1e-6)

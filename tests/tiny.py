@@ -64,10 +64,10 @@ def checkpoint(
     _write(folder / "tokenizer_config.json", _tokenizer_config(family))
     names = dict(enumerate(labels))
     heads = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
-    config = _config(family, tokenizer.get_vocab_size(), layers, heads if task == TASKS[0] else {})
+    config = config_of(family, tokenizer.get_vocab_size(), layers, heads if task == TASKS[0] else {})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        module = _auto_class(task).from_config(config)
+        module = auto_class(task).from_config(config)
         if not fresh:
             _randomize_vectors(module)
     module.save_pretrained(folder)
@@ -76,13 +76,15 @@ def checkpoint(
     return folder
 
 
-def _auto_class(task: str) -> Any:
+def auto_class(task: str) -> Any:
+    """transformers' class for a task."""
     if task == "text-classification":
         return transformers.AutoModelForSequenceClassification
     return transformers.AutoModel
 
 
-def _config(family: str, vocab: int, layers: int, heads: dict[str, Any]) -> transformers.PretrainedConfig:
+def config_of(family: str, vocab: int, layers: int, heads: dict[str, Any]) -> transformers.PretrainedConfig:
+    """A tiny model's config; ``heads`` holds the fields about labels."""
     if family == "distilbert":
         return transformers.DistilBertConfig(
             vocab_size=vocab, dim=HIDDEN, n_layers=layers, n_heads=HEADS, hidden_dim=FFN,

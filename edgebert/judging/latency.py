@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebert.errors import EdgebertError, EnvironmentMissing, InputError
-from edgebert.machine import allowed_threads
 from edgebert.progress import bar
+from edgebert.runtimes.session import SessionConfig
 from edgebert.serving.tokens import Text
 
 Float = npt.NDArray[np.float64]
@@ -241,7 +241,7 @@ class _Worker:
             tokenize_p50=float(np.median(self._tokenize)),
             texts_per_s=config.batch_size * 1e3 / float(samples.mean()),
             samples=len(samples), batch_size=config.batch_size, seq_len=config.seq_len,
-            threads=config.threads or allowed_threads(),
+            threads=SessionConfig(config.threads).thread_count,
             cold_start_ms=float(self._facts["cold_start_ms"]), memory_bytes=int(self._facts["memory_bytes"]),
         )  # fmt: skip
 

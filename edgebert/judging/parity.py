@@ -90,20 +90,21 @@ def outputs(run: Run, batches: Sequence[Batch]) -> list[Float]:
 def compare(name: str, kind: str, reference: Sequence[Float], actual: Sequence[Float], *, labels: bool) -> Stage:
     """A ledger line from the outputs of two steps on the same batches. NaN and infinity never pass."""
     tolerance = TOLERANCES[kind]
-    errors = np.concatenate([np.abs(a.astype(np.float64) - r) for r, a in zip(reference, actual, strict=True)])
-    largest = max(1.0, max(float(np.abs(row).max()) for row in reference))
+    with np.errstate(invalid="ignore"):
+        errors = np.concatenate([np.abs(a.astype(np.float64) - r) for r, a in zip(reference, actual, strict=True)])
+    finite = bool(np.isfinite(errors).all())
+    largest = max(1.0, *(float(np.abs(row[np.isfinite(row)]).max(initial=0.0)) for row in reference))
     allowed = tolerance.max_abs_error * largest
     worst, mean = float(errors.max()), float(errors.mean())
-    cosine = float(cosine_rows(np.concatenate(reference)[None], np.concatenate(actual)[None])[0])
+    cosine = float(cosine_rows(np.concatenate(reference)[None], np.concatenate(actual)[None])[0]) if finite else 0.0
     agreement = _agreement(reference, actual, min(allowed, 1e-3)) if labels else None
-    finite = bool(np.isfinite(errors).all())
     ok = finite and worst <= allowed and cosine >= tolerance.cosine
     ok = ok and (agreement is None or agreement >= tolerance.label_agreement)
     return Stage(
         name,
         max_abs_error=worst if finite else float("1e308"),
         mean_abs_error=mean if finite else float("1e308"),
-        cosine=cosine if finite else 0.0,
+        cosine=cosine,
         label_agreement=agreement,
         tolerance=allowed,
         min_cosine=tolerance.cosine,

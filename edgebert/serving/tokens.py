@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from edgebert.artifact import Artifact
+from edgebert.artifact import Artifact, parse_json
 from edgebert.errors import InputError, ItemError
 
 Text = str | tuple[str, str]
@@ -83,8 +82,8 @@ def _tokens(encoding: Encoding) -> Tokens:
 
 
 def _check_item(index: int, item: Any) -> None:
-    parts = item if isinstance(item, tuple) else (item,)
-    if len(parts) > 2 or not parts or not all(isinstance(part, str) for part in parts):
+    parts = item if isinstance(item, tuple) and len(item) == 2 else (item,)
+    if not all(isinstance(part, str) for part in parts):
         raise ItemError(index, f"not a text: {type(item).__name__}")
     try:
         for part in parts:
@@ -94,7 +93,7 @@ def _check_item(index: int, item: Any) -> None:
 
 
 def _pad_id(artifact: Artifact) -> int:
-    value = json.loads(artifact.read("config.json")).get("pad_token_id")
+    value = parse_json(artifact.read("config.json"), str(artifact.path / "config.json")).get("pad_token_id")
     return value if isinstance(value, int) else 0
 
 
