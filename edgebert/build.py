@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +160,7 @@ class Exporter:
 def export(
     model: str = "minilm",
     layers: int | Sequence[int] | None = None,
-    target: str = "cpu",
+    target: str | Sequence[str] = "cpu",
     precision: str | Sequence[str] = "fp32",
     out: str | Path = "edgebert-out",
     *,
@@ -169,7 +170,7 @@ def export(
     task: str = "auto",
     force: bool = False,
 ) -> list[Artifact]:
-    """Export a checkpoint at one or several depths and precisions, from one trace; each proves itself first.
+    """Export a checkpoint at one or several depths, targets and precisions, from one trace; each proves itself first.
 
     Returns the artifacts, published under ``out``. Raises UsageError for depths that do not exist or
     folders that do, InputError for unusable checkpoints or data, CheckFailed where parity fails.
@@ -177,19 +178,20 @@ def export(
     source = open_checkpoint(model, task)
     depth = source.manifest.architecture.layers
     wanted = [layers] if isinstance(layers, int) else list(layers or [depth])
-    precisions = [precision] if isinstance(precision, str) else list(precision)
-    for name in precisions:
-        check_pair(target, name)
+    ways = list(product(_listed(target), _listed(precision)))
+    for way in ways:
+        check_pair(*way)
     keeps = [layers_to_keep(count, keep, depth) for count in wanted]
-    jobs = [(kept, name, Path(out) / _name(source, kept, target, name)) for kept in keeps for name in precisions]
-    _check_places(source, Path(out), [path for _, _, path in jobs], force=force)
+    jobs = [(kept, way, Path(out) / _name(source, kept, *way)) for kept in keeps for way in ways]
+    check_output(source, Path(out))
+    _check_places([path for _, _, path in jobs], Path(out), force=force)
     texts, texts_from = parity.ledger_texts(read(data, columns) if data is not None else None)
     log.info("%s, verified on %s", source.manifest.name, texts_from)
     done = []
     with _workplace(Path(out)) as work:
         exporter = Exporter(source, texts, texts_from, work)
-        for kept, name, path in bar(jobs, "exporting"):
-            done.append(exporter.export(exporter.truncated(kept), target, name, path, force=force))
+        for kept, way, path in bar(jobs, "exporting"):
+            done.append(exporter.export(exporter.truncated(kept), *way, path, force=force))
             log.info("exported %s (%.1f MB)", path, done[-1].manifest.bytes / 1e6)
     return done
 
@@ -200,11 +202,19 @@ def _name(source: Artifact, keep: Sequence[int], target: str, precision: str) ->
     return f"{source.manifest.name}-l{len(keep)}{kept}-{target}-{precision}"
 
 
-def _check_places(source: Artifact, out: Path, paths: Sequence[Path], *, force: bool) -> None:
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def check_output(source: Artifact, out: Path) -> None:
+    """Raise UsageError where results would be written into the checkpoint they come from."""
     if out.resolve() == source.path.resolve():
         raise UsageError("output folder is the checkpoint itself", str(out), "choose another with -o")
+
+
+def _check_places(paths: Sequence[Path], out: Path, *, force: bool) -> None:
     if len(set(paths)) != len(paths):
-        raise UsageError("the same artifact is asked for twice", str(out), "list each depth and precision once")
+        raise UsageError("the same artifact is asked for twice", str(out), "list each depth, target and precision once")
     for path in paths:
         stage.recover(path.absolute())
         if path.exists() and not force:
@@ -244,13 +254,30 @@ def classifier(model: str, data: Data, out: Path, seed: int = 0) -> tuple[Artifa
 def train_stage(
     source: Artifact, config: TrainConfig, out: Path, *, data: Data, teacher: Artifact | None, work: Path
 ) -> Artifact:
-    """Train ``source`` into ``out``, or open what an earlier run of the same inputs published there."""
+    """Train ``source`` into ``out``, or open what an earlier run of the same inputs published there.
+
+    Raises UsageError where that was trained from something else.
+    """
     from edgebert.training.trainer import train
 
-    if out.exists():
-        return Artifact.open(out)
     config = replace(config, data=data.digest, teacher=teacher.digest if teacher else "")
+    if out.exists():
+        found = Artifact.open(out)
+        _check_inputs(found, source, config)
+        return found
     return stage.run("train", partial(train, data=data, teacher=teacher, work=work), source, config, out)
+
+
+def _check_inputs(trained: Artifact, source: Artifact, config: TrainConfig) -> None:
+    before, now = trained.manifest.history[-1], stage.settings_of(config)
+    changed = [name for name in now if before.config.get(name) != now[name]]
+    changed += ["checkpoint"] if before.source != source.digest else []
+    if changed:
+        raise UsageError(
+            f"{', '.join(changed)} changed since this was trained",
+            str(trained.path),
+            "choose another folder with -o, or remove this one",
+        )
 
 
 def distill(
@@ -269,10 +296,13 @@ def distill(
     A teacher not yet fine-tuned for the data's labels is fine-tuned first, with ``config``'s limits.
     Finished depths are kept, an interrupted one goes on. Raises UsageError and InputError before training.
     """
+    from edgebert.training.plan import check_settings
     from edgebert.training.trainer import FINE_TUNE
 
+    check_settings(config)
     rows, folder = read(data, columns, config.seed), Path(out)
     named = open_checkpoint(model)
+    check_output(named, folder)
     for count in layers:
         layers_to_keep(count, keep, named.manifest.architecture.layers)
     start, rows, ready = (named, rows, True)
@@ -298,9 +328,10 @@ def distill(
     with _workplace(folder) as work:
         cutter = Exporter(base, [], "", work)
         for count in layers:
-            log.info("training %d layers", count)
             source = cutter.truncated(layers_to_keep(count, keep, base.manifest.architecture.layers))
             place = folder / f"{named.manifest.name}-l{count}"
+            if not place.exists():
+                log.info("training %d layers", count)
             students.append(
                 train_stage(source, config, place, data=rows, teacher=teacher, work=folder / "work" / f"l{count}")
             )

@@ -23,6 +23,7 @@ import torch
 from edgebert.artifact import Artifact
 from edgebert.cli import main
 from edgebert.exporters import graph
+from edgebert.shaping.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 ERROR = re.compile(r"error: \S.*?: \S.*?: \S.*")
@@ -85,6 +86,12 @@ def one_trace_per_shape() -> Iterator[None]:
 
     with mock.patch.object(graph, "trace", trace):
         yield
+
+
+def remember_trace(model: str) -> None:
+    """Trace a checkpoint ahead of time."""
+    with one_trace_per_shape():
+        graph.trace(open_checkpoint(model))
 
 
 def edgebert(*arguments: object) -> Done:

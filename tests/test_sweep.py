@@ -6,14 +6,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
-from commands import Done, command, edgebert, environment, one_cpu, tree
+from commands import Done, edgebert, one_cpu, tree
+from forks import Forks
 from safetensors.torch import load_file, save_file
 
 import edgebert as package
@@ -334,54 +334,45 @@ def test_what_cannot_be_fitted_is_refused_before_anything_is_written(
     assert tree(tmp_path) == before
 
 
-def until(process: subprocess.Popen[str], line: str) -> str:
-    """What the process writes to stderr up to a line that begins so."""
-    seen = ""
-    assert process.stderr
-    for text in process.stderr:
-        seen += text
-        if text.startswith(line):
-            return seen
-    raise AssertionError(f"ended without {line!r}: {seen}")
+@pytest.fixture
+def forks(tuned: Path, tmp_path: Path) -> Iterator[Forks]:
+    found = Forks(tuned, tmp_path)
+    yield found
+    found.close()
 
 
-def test_an_interrupted_fit_goes_on_where_it_stopped(tuned: Path, data: Path, tmp_path: Path) -> None:
+def test_an_interrupted_fit_goes_on_where_it_stopped(tuned: Path, data: Path, tmp_path: Path, forks: Forks) -> None:
     folder = tmp_path / "fit"
-    fitting = command(
+    fitting = (
         "fit", "--model", tuned, "--data", data, "--layers", "1,4", "--precision", "fp32", *QUICK,
         "--budget", "p50=1s", "-o", folder,
     )  # fmt: skip
 
-    def begin() -> subprocess.Popen[str]:
-        # A group of its own: a terminal sends Ctrl-C to all processes of a command.
-        return subprocess.Popen(
-            fitting, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            start_new_session=True,
-        )  # fmt: skip
-
-    with begin() as process:
-        until(process, "training 1 layers")
-        os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert err.splitlines()[-1] == "interrupted; the same command goes on where this one stopped"
-    assert "Traceback" not in err
+    pid = forks.begin(*fitting)
+    forks.until("training 1 layers")
+    # To the group, as a terminal sends it.
+    os.killpg(pid, signal.SIGINT)
+    interrupted = forks.end()
+    assert interrupted.code == 130
+    assert interrupted.err.splitlines()[-1] == "interrupted; the same command goes on where this one stopped"
+    assert "Traceback" not in interrupted.err
     assert [(row["layers"], row["trained"]) for row in rows(folder)] == [(1, False), (4, False)]
     assert edgebert("pick", folder, "--budget", "p50=1s").code == 3
 
-    with begin() as process:
-        seen = until(process, "measuring 2 trained candidates")
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL
-    assert "untrained" not in seen
+    pid = forks.begin(*fitting)
+    forks.until("measuring 2 trained candidates")
+    os.killpg(pid, signal.SIGKILL)
+    killed = forks.end()
+    assert killed.code == -signal.SIGKILL
+    assert "untrained" not in killed.err
     finished = times(folder, "checkpoints", "artifacts")
+    assert finished
 
-    with begin() as process:
-        out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    assert out.strip() == str(folder / "best")
-    assert "training 1" not in err
+    forks.begin(*fitting)
+    done = forks.end()
+    assert done.code == 0, done.err
+    assert done.out.strip() == str(folder / "best")
+    assert "training 1" not in done.err
     assert times(folder, "checkpoints", "artifacts") == finished
     assert len(rows(folder)) == 4
     assert not (folder / "work").exists()

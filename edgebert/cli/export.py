@@ -63,11 +63,7 @@ def run(
     """Export a checkpoint at one or several depths and precisions, from one trace, each verified."""
     from edgebert import build
 
-    artifacts = [
-        artifact
-        for name in target
-        for artifact in build.export(
-            model, layers, name, precision, out, keep=keep, data=data, columns=columns, task=task, force=force
-        )
-    ]
+    artifacts = build.export(
+        model, layers, target, precision, out, keep=keep, data=data, columns=columns, task=task, force=force
+    )
     return {"artifacts": [entry_of(artifact) for artifact in artifacts]}

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgebert import stage
+from edgebert.build import check_output
 from edgebert.cli import Document, command, flags
 from edgebert.cli.export import entry_of
 from edgebert.shaping.checkpoint import open_checkpoint
@@ -21,10 +22,11 @@ def _show(document: Document) -> str:
 @flags.model()
 @click.option("--layers", type=int, required=True, help="How many layers to keep.")
 @click.option("--keep", default="first", help="Which layers stay: first, or a list such as 0,2,4.")
-@flags.out("Folder of the new checkpoint.", default=None)
+@flags.out("Folder of the new checkpoint.", required=True)
 @flags.force
 def run(model: str, layers: int, keep: str, out: Path, force: bool) -> Document:
     """Write a shallower checkpoint: weights moved, config rewritten, head kept."""
     source = open_checkpoint(model)
+    check_output(source, out)
     kept = layers_to_keep(layers, keep, source.manifest.architecture.layers)
     return {"artifacts": [entry_of(stage.run("truncate", truncate, source, TruncateConfig(kept), out, force=force))]}
