@@ -23,6 +23,7 @@ from edgebert.artifact import Artifact, Manifest
 from edgebert.errors import CheckFailed, UsageError
 from edgebert.exporters.seal import SealConfig, seal
 from edgebert.judging import parity
+from edgebert.machine import file_name
 from edgebert.progress import bar
 from edgebert.registry import check_pair
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
@@ -199,7 +200,7 @@ def export(
 def _name(source: Artifact, keep: Sequence[int], target: str, precision: str) -> str:
     plain = tuple(keep) == tuple(range(len(keep)))
     kept = "" if plain else "-keep" + "-".join(map(str, keep))
-    return f"{source.manifest.name}-l{len(keep)}{kept}-{target}-{precision}"
+    return file_name(f"{source.manifest.name}-l{len(keep)}{kept}-{target}-{precision}")
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:
@@ -329,7 +330,7 @@ def distill(
         cutter = Exporter(base, [], "", work)
         for count in layers:
             source = cutter.truncated(layers_to_keep(count, keep, base.manifest.architecture.layers))
-            place = folder / f"{named.manifest.name}-l{count}"
+            place = folder / file_name(f"{named.manifest.name}-l{count}")
             if not place.exists():
                 log.info("training %d layers", count)
             students.append(

@@ -108,6 +108,6 @@ def _translate_os_error(error: OSError) -> EdgebertError | None:
         return EnvironmentMissing("permission denied", where, "choose a folder you may write to with -o")
     if isinstance(error, FileNotFoundError):
         return InputError("no such file", where, "check the path")
-    if isinstance(error, (IsADirectoryError, NotADirectoryError)):
+    if isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError)):
         return InputError("file and folder mixed up", where, "check the path")
     return None

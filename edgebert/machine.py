@@ -108,6 +108,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def readable(name: str) -> str:
+    """A file name as text that can be written as UTF-8, whatever encoding the locale has for file names."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def file_name(text: str) -> str:
+    """The inverse of :func:`readable`: a name for a file, in UTF-8 on disk whatever the locale says."""
+    return os.fsdecode(text.encode("utf-8"))
+
+
 def environment() -> dict[str, Any]:
     """The facts that belong beside every measurement."""
     return {

@@ -12,9 +12,12 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
-from commands import Done, environment, main, one_trace_per_shape, remember_trace
+from commands import Done, environment, one_trace_per_shape, remember_trace
+
+from edgebert.cli import main
 
 _TIMEOUT = 240.0
 
@@ -28,14 +31,24 @@ class Forks:
             [sys.executable, __file__, str(model), str(self._out), str(self._err)],
             env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert self._line() == "ready"
+        self._pid = 0
+        self._line("ready")
 
-    def begin(self, *arguments: object) -> int:
-        """Start a command; its process id, which is its group's too."""
-        assert self._server.stdin
-        self._server.stdin.write(json.dumps([str(argument) for argument in arguments]) + "\n")
-        self._server.stdin.flush()
-        return int(self._line())
+    def begin(self, *arguments: object) -> None:
+        """Start a command."""
+        if self._pid:
+            # A test that failed left it.
+            self.kill(signal.SIGKILL)
+            self.end()
+        self._tell(json.dumps([str(argument) for argument in arguments]))
+        self._pid = int(self._line("pid"))
+        assert self._pid > 1
+
+    def kill(self, signal_number: int) -> None:
+        """Send a signal to the command and what it started, as a terminal does; nothing where it has ended."""
+        assert self._pid > 1
+        # The server does not wait for it before the next line, so that the number is not another's.
+        os.killpg(self._pid, signal_number)
 
     def until(self, text: str) -> None:
         """Wait until the command says so on stderr."""
@@ -46,42 +59,51 @@ class Forks:
 
     def end(self) -> Done:
         """How the command ended; negative codes are signals."""
-        code = int(self._line())
+        self._tell("wait")
+        code = int(self._line("code"))
+        self._pid = 0
         return Done(code, self._out.read_text("utf-8"), self._err.read_text("utf-8"))
 
     def close(self) -> None:
         self._server.communicate(timeout=_TIMEOUT)
 
-    def _line(self) -> str:
+    def _tell(self, line: str) -> None:
+        assert self._server.stdin
+        self._server.stdin.write(line + "\n")
+        self._server.stdin.flush()
+
+    def _line(self, kind: str) -> str:
         assert self._server.stdout
-        return self._server.stdout.readline().strip()
+        found, _, rest = self._server.stdout.readline().strip().partition(" ")
+        assert found == kind
+        return rest
 
 
 def _serve(model: str, *outputs: str) -> None:
-    import transformers
-
-    import edgebert.choosing.report
-    import edgebert.choosing.sweep
-    import edgebert.training.trainer
-
-    assert transformers.BertModel
-    assert edgebert.choosing.report
-    assert edgebert.choosing.sweep
-    assert edgebert.training.trainer
+    for module in ("edgebert.choosing.report", "edgebert.choosing.sweep", "edgebert.training.trainer"):
+        import_module(module)
     remember_trace(model)
-    print("ready", flush=True)
+    _say("ready")
     for line in sys.stdin:
         for path in outputs:
             Path(path).write_bytes(b"")
         pid = os.fork()
         if pid == 0:
             _run(json.loads(line), *outputs)
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        # Its group exists before anyone sends it a signal.
+        os.setpgid(pid, pid)
+        _say(f"pid {pid}")
+        sys.stdin.readline()
+        _say(f"code {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _run(arguments: list[str], out: str, err: str) -> None:
-    os.setsid()
+    os.setpgid(0, 0)
     # A test run in the background ignores Ctrl-C, and so would its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, path in ((1, out), (2, err)):

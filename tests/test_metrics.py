@@ -22,7 +22,7 @@ def hits(values: list[bool]) -> Scores:
     return accuracy(["yes"] * len(values), ["yes" if value else "no" for value in values])
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(PAIRS)
 def test_spearman_equals_scipys(pairs: list[tuple[float, float]]) -> None:
     x, y = np.array(pairs).T
@@ -32,7 +32,7 @@ def test_spearman_equals_scipys(pairs: list[tuple[float, float]]) -> None:
     assert spearman(x, y.tolist()).metric_value().value == pytest.approx(expected, abs=1e-9)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(PAIRS)
 def test_spearman_depends_on_ranks_alone(pairs: list[tuple[float, float]]) -> None:
     x, y = np.round(np.array(pairs), 3).T
@@ -86,7 +86,7 @@ def test_equal_scores_differ_by_nothing(values: list[bool]) -> None:
     assert (gap.value, gap.low, gap.high) == (0.0, 0.0, 0.0)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(PAIRS)
 def test_equal_correlations_differ_by_nothing(pairs: list[tuple[float, float]]) -> None:
     x, y = np.array(pairs).T

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ from typing import Any
 import pytest
 import tiny
 from commands import Done, edgebert, one_cpu, tree
-from forks import Forks
 from safetensors.torch import load_file, save_file
 
 import edgebert as package
@@ -332,47 +329,3 @@ def test_what_cannot_be_fitted_is_refused_before_anything_is_written(
     assert words in done.error
     assert done.out == ""
     assert tree(tmp_path) == before
-
-
-@pytest.fixture
-def forks(tuned: Path, tmp_path: Path) -> Iterator[Forks]:
-    found = Forks(tuned, tmp_path)
-    yield found
-    found.close()
-
-
-def test_an_interrupted_fit_goes_on_where_it_stopped(tuned: Path, data: Path, tmp_path: Path, forks: Forks) -> None:
-    folder = tmp_path / "fit"
-    fitting = (
-        "fit", "--model", tuned, "--data", data, "--layers", "1,4", "--precision", "fp32", *QUICK,
-        "--budget", "p50=1s", "-o", folder,
-    )  # fmt: skip
-
-    pid = forks.begin(*fitting)
-    forks.until("training 1 layers")
-    # To the group, as a terminal sends it.
-    os.killpg(pid, signal.SIGINT)
-    interrupted = forks.end()
-    assert interrupted.code == 130
-    assert interrupted.err.splitlines()[-1] == "interrupted; the same command goes on where this one stopped"
-    assert "Traceback" not in interrupted.err
-    assert [(row["layers"], row["trained"]) for row in rows(folder)] == [(1, False), (4, False)]
-    assert edgebert("pick", folder, "--budget", "p50=1s").code == 3
-
-    pid = forks.begin(*fitting)
-    forks.until("measuring 2 trained candidates")
-    os.killpg(pid, signal.SIGKILL)
-    killed = forks.end()
-    assert killed.code == -signal.SIGKILL
-    assert "untrained" not in killed.err
-    finished = times(folder, "checkpoints", "artifacts")
-    assert finished
-
-    forks.begin(*fitting)
-    done = forks.end()
-    assert done.code == 0, done.err
-    assert done.out.strip() == str(folder / "best")
-    assert "training 1" not in done.err
-    assert times(folder, "checkpoints", "artifacts") == finished
-    assert len(rows(folder)) == 4
-    assert not (folder / "work").exists()

@@ -82,6 +82,7 @@ def fit(request: FitRequest) -> Report:
     layers = request.layers or tuple(range(1, depth + 1))
     if bad := [count for count in layers if not 1 <= count <= depth]:
         raise UsageError(f"cannot keep {bad[0]} of {depth} layers", "--layers", f"numbers from 1 to {depth}")
+    build.check_output(source, request.folder)
     _check_training(request, data, source)
     inputs = _inputs(request, data, source)
     for warning in data.warnings:

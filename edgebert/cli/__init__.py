@@ -135,7 +135,8 @@ def _run(argv: list[str] | None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         app.main(argv, prog_name="edgebert", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # a caller may have closed it
+            sys.stdout.flush()
         return 0
     except click.exceptions.Exit as error:
         return error.exit_code

@@ -91,12 +91,17 @@ def _found(paths: tuple[Path, ...]) -> list[Path]:
             found.append(root)
             continue
         inside = [m.parent for depth in ("*", "*/*", "*/*/*") for m in root.glob(f"{depth}/{MANIFEST}")]
-        found += [path for path in inside if not _NOT_ARTIFACTS.intersection(path.relative_to(root).parts)]
+        found += [path for path in inside if not _hidden(path.relative_to(root))]
     if not found or (not paths and found == [Path(flags.DEFAULT_OUT)]):
         raise InputError("no artifacts", str(roots[0]), "make one with edgebert export --layers 3")
     if not paths:
         log.info("benchmarking %s", ", ".join(map(str, found)))
     return sorted(found)
+
+
+def _hidden(path: Path) -> bool:
+    # A name with a dot in front is a run's that is at work, or was killed.
+    return any(part in _NOT_ARTIFACTS or part.startswith(".") for part in path.parts)
 
 
 def _texts(data: str | None, columns: dict[str, str]) -> list[Text]:

@@ -21,7 +21,7 @@ def _show(document: Document) -> str:
 
 
 @command("edgebert distill --model my-finetuned-bert --data reviews.csv --layers 3 -o students", _show)
-@flags.model()
+@flags.model
 @flags.data(required=True)
 @click.option("--layers", type=flags.NUMBERS, required=True, help="Depths to train, one or a list.")
 @click.option("--keep", default="first", help="Which layers students start from: first, or a list such as 0,2,4.")

@@ -15,10 +15,11 @@ from edgebert.choosing.budget import check_max_drop, parse_budget
 from edgebert.cli import Document, command, flags
 from edgebert.cli.pick import document_of, require_pick, show
 from edgebert.judging.latency import BenchConfig
+from edgebert.machine import readable
 
 
 @command("edgebert fit --model bert-base-uncased --data reviews.csv --budget p95=10ms -o fitted", show)
-@flags.model()
+@flags.model
 @flags.data(required=True)
 @click.option("--budget", default=None, help="Upper limit of one text's latency, text to answer: p95=10ms or p50=4ms.")
 @click.option(
@@ -73,7 +74,7 @@ def run(
         precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive, seed=seed,
         student=replace(TrainConfig(seed=seed), **chosen), teacher=replace(FINE_TUNE, seed=seed, **shared),
         bench=BenchConfig(batch_size=batch_size, seq_len=seq_len, threads=threads, seed=seed),
-        command=shlex.join(["edgebert", *sys.argv[1:]]),
+        command=readable(shlex.join(["edgebert", *sys.argv[1:]])),
     )  # fmt: skip
     result = fit(request)
     page = write_report(out, result)

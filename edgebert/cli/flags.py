@@ -33,9 +33,12 @@ class _Names(click.ParamType[Any]):
     name = "NAME,NAME,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        return (
-            value if isinstance(value, tuple) else tuple(word.strip() for word in str(value).split(",") if word.strip())
-        )
+        if isinstance(value, tuple):
+            return value
+        names = tuple(word.strip() for word in str(value).split(","))
+        if not all(names):
+            self.fail(f"{value!r} is not a name or a comma-separated list of them", param, ctx)
+        return names
 
 
 class _Columns(click.ParamType[Any]):
@@ -55,11 +58,9 @@ class _Columns(click.ParamType[Any]):
 NUMBERS, NAMES, COLUMNS = _Numbers(), _Names(), _Columns()
 
 
-def model(default: str | None = "minilm") -> Callable[[F], F]:
+def model(function: F) -> F:
     """``--model``; where the default applies, the command names it in its output."""
-    return click.option(
-        "--model", default=default, required=default is None, help="Checkpoint folder, hub id, or minilm."
-    )
+    return click.option("--model", default="minilm", help="Checkpoint folder, hub id, or minilm.")(function)
 
 
 def data(*, required: bool = False) -> Callable[[F], F]:
@@ -82,11 +83,11 @@ def data(*, required: bool = False) -> Callable[[F], F]:
     return decorate
 
 
-def out(text: str, default: str | None = DEFAULT_OUT) -> Callable[[F], F]:
+def out(text: str, *, required: bool = False) -> Callable[[F], F]:
     """``-o/--out``."""
-    return click.option(
-        "-o", "--out", default=default, required=default is None, type=click.Path(path_type=Path), help=text
-    )
+    # A default of None would count as given.
+    fallback: dict[str, Any] = {"required": True} if required else {"default": DEFAULT_OUT}
+    return click.option("-o", "--out", type=click.Path(path_type=Path), help=text, **fallback)
 
 
 def layers(text: str) -> Callable[[F], F]:

@@ -19,7 +19,7 @@ def _show(document: Document) -> str:
 
 
 @command("edgebert resize --model minilm --layers 3 -o minilm-3", _show)
-@flags.model()
+@flags.model
 @click.option("--layers", type=int, required=True, help="How many layers to keep.")
 @click.option("--keep", default="first", help="Which layers stay: first, or a list such as 0,2,4.")
 @flags.out("Folder of the new checkpoint.", required=True)

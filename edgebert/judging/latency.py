@@ -168,6 +168,8 @@ def _start(stack: ExitStack, contender: Contender, config: BenchConfig) -> _Work
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
+        # Ctrl-C in a terminal goes to the whole group: we end the workers, they need not complain too.
+        process_group=0,
     )
     stack.enter_context(_running(process))
     return _Worker(process, contender)

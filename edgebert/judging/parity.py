@@ -138,7 +138,7 @@ def runner(session: Session, artifact: Artifact) -> Run:
 
 
 def sample() -> list[Text]:
-    """The packaged text sample: thirty texts of 2 to 150 words."""
+    """The packaged text sample: thirty texts of 1 to 93 words."""
     return list(files("edgebert").joinpath("data/sample.txt").read_text("utf-8").splitlines())
 
 

@@ -27,6 +27,7 @@ from edgebert.artifact import (
 )
 from edgebert.errors import EnvironmentMissing, InputError, missing_package
 from edgebert.families import Family, family_of
+from edgebert.machine import readable
 from edgebert.stage import hash_file
 from edgebert.tasks import TASKS, Task, task_named
 
@@ -67,7 +68,7 @@ def open_checkpoint(model: str, task: str = "auto") -> Artifact:
 
 
 def _name_of(model: str, folder: Path) -> str:
-    return MINILM if model == MINILM and not Path(model).is_dir() else folder.resolve().name.split("--")[-1]
+    return MINILM if model == MINILM and not Path(model).is_dir() else readable(folder.resolve().name).split("--")[-1]
 
 
 def _locate(model: str) -> Path:

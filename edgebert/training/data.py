@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgebert.errors import InputError, UsageError
+from edgebert.machine import readable
 from edgebert.training.formats import READERS, Record, extension_of, place, read_records
 
 Kind = Literal["label", "score", "none"]
@@ -92,7 +93,7 @@ def read(path: Path | str, columns: Mapping[str, str] | None = None, seed: int =
         rows["test"] = rows["dev"]
         notes.append("test: none given, dev serves")
     return Data(
-        name=source.resolve().name.removesuffix(extension_of(source) or ""),
+        name=readable(source.resolve().name).removesuffix(extension_of(source) or ""),
         train=rows["train"],
         dev=rows["dev"],
         test=rows["test"],
