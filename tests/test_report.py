@@ -85,7 +85,7 @@ def sweep() -> Report:
                 (candidates["int8", 5], "more accurate by 0.3 points on dev, but 0.2 ms over the budget"),
                 (candidates["int8", 3], "faster by 0.7 ms, but 1.5 points less accurate on dev"),
             ),
-            ties=("3 layers, int8, cpu",),
+            ties=("3 layers int8 on cpu",),
         ),
         depth_lines=(
             {"target": "cpu", "precision": "fp32", "a": 0.62, "b": 1.41, "worst": 0.021},
