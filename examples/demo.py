@@ -41,7 +41,7 @@ def main() -> None:
         "--epochs",
         "3",
     ]
-    result = _edgebert([*fit, "-o", str(folder / "fit")])
+    result = _edgebert([*fit, "--epochs", "3", "--lr", "2e-4", "-o", str(folder / "fit")])
     _finish(result, start)
 
 

@@ -68,7 +68,7 @@ def run(
     from edgebert.training.trainer import FINE_TUNE, TrainConfig
 
     chosen = {name: value for name, value in training.items() if value is not None}
-    shared = {name: value for name, value in chosen.items() if name not in ("method", "lr", "temperature", "alpha")}
+    shared = {name: value for name, value in chosen.items() if name not in ("method", "temperature", "alpha")}
     request = FitRequest(
         model=model, data=data, folder=out, budget=limit, max_drop=max_drop, layers=layers, targets=target,
         precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive, seed=seed,
