@@ -25,7 +25,7 @@ def main() -> None:
     start = time.monotonic()
     data = folder / "data"
     if not data.exists():
-        print(f"Writing 4,800 labelled requests of 48 kinds to {data}", flush=True)
+        print(f"Writing 3,800 labelled requests of 48 kinds to {data}", flush=True)
         write(data, seed=0)
     budget = _budget(folder, data)
     fit = [
@@ -37,9 +37,7 @@ def main() -> None:
         "--budget",
         budget,
         "--layers",
-        "1,2,3,6",
-        "--epochs",
-        "3",
+        "1,3,6",
     ]
     result = _edgebert([*fit, "--epochs", "3", "--lr", "2e-4", "-o", str(folder / "fit")])
     _finish(result, start)

@@ -485,7 +485,7 @@ send sent sending, stop stopped stopping, tell told telling, verify verified ver
 """
 FORMS = ("do", "did", "doing")
 
-SIZES = {"train": 3000, "dev": 600, "test": 1200}
+SIZES = {"train": 2000, "dev": 600, "test": 1200}
 SHARES = {"alone": 0.3, "aside": 0.35, "contrast": 0.35}  # of the texts, by frame
 NEIGHBOUR = 0.75  # of the intents mentioned in passing: how many are of the text's own domain
 SPEAKING, TYPO, UNPUNCTUATED, SHOUTED = 0.25, 0.3, 0.4, 0.03  # chances of each kind of noise
