@@ -83,6 +83,8 @@ def times(folder: Path, *names: str) -> dict[str, int]:
 def test_a_fit_says_what_it_does_and_ends_with_a_pick(fitted: Path, first: tuple[tuple[object, ...], Done]) -> None:
     done = first[1]
     pick = done.json["pick"]
+    assert {"pick", "candidates", "report"} <= done.json.keys()
+    assert {"path", "layers", "target", "precision", "metric", "latency_ms", "bytes"} <= pick.keys()
     assert pick["path"] == str(fitted / "best")
     assert pick["latency_ms"]["p50"] > 0
     assert pick["metric"]["name"] == "accuracy"
@@ -299,6 +301,8 @@ def test_an_encoder_on_rated_pairs_is_judged_by_rank_correlation(encoder: Path, 
     assert done.json["pick"]["metric"]["name"] == "spearman"
     # Equal texts are rated higher, and any encoder sees that they are equal.
     assert done.json["pick"]["metric"]["value"] > 0.7
+    verified = edgebert("verify", tmp_path / "fit" / "best", "--data", tmp_path, "--json")
+    assert verified.json["metric"] == done.json["pick"]["metric"]
 
 
 MISFITS: dict[str, tuple[tuple[object, ...], int, str]] = {

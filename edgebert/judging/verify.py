@@ -50,6 +50,8 @@ def verify(
                     f"it knows {', '.join(opened.manifest.labels[:5])}",
                 )
             metric = evaluate(model, matched.test).metric_value()
+        elif rows is not None and rows.kind == "score":
+            metric = evaluate(model, rows.test).metric_value()
     return stages, metric
 
 
