@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +68,19 @@ def _data(folder: Path, train: str, test: str | None = None) -> Path:
     return folder
 
 
+def _file(path: Path) -> Path:
+    path.write_text("somebody's")
+    return path
+
+
+def _resize(model: Path) -> list[object]:
+    return ["resize", "--model", model, "--layers", "1"]
+
+
+def _distill(model: Path, data: Path) -> list[object]:
+    return ["distill", "--model", model, "--data", data, "--layers", "1"]
+
+
 GOOD = "text,label\na film,yes\na song,no\nthe city,yes\nthe road,no\n"
 
 OTHER = "text,label\na,other\n"
@@ -114,6 +126,30 @@ BAD: dict[str, tuple[int, str, Arguments]] = {
     "nothing to bench": (3, "no artifacts", _plain("bench")),
     "no artifact": (3, "not an edgebert artifact", _plain("verify", ".")),
     "no sweep": (3, "not a sweep folder", _plain("pick", ".", "--budget", "p50=1ms")),
+    "no name": (2, "comma-separated list", _export("--precision", ",")),
+    "the same depth twice": (2, "asked for twice", _export("--layers", "1,1")),
+    "one of two targets not here": (6, "no runtime for target trt", _export("--target", "cpu,trt")),
+    "onto a file": (3, "mixed up", lambda m, d, t: _export("-o", _file(t / "file"))(m, d, t)),
+    "fit onto a file": (3, "mixed up", lambda m, d, t: _fit("--budget", "p50=9ms", "-o", _file(t / "file"))(m, d, t)),
+    "fit onto the checkpoint": (2, "itself", lambda m, d, t: _fit("--budget", "p50=9ms", "-o", m)(m, d, t)),
+    "resize onto the checkpoint": (2, "itself", lambda m, d, t: [*_resize(m), "-o", m, "--force"]),
+    "resize to nowhere": (2, "Missing option '-o'", lambda m, d, t: _resize(m)),
+    "distill onto the checkpoint": (2, "itself", lambda m, d, t: [*_distill(m, d), "-o", m]),
+    "distill by magic": (2, "one of none, logits, hidden", lambda m, d, t: [*_distill(m, d), "--method", "magic"]),
+    "distill at no rate": (2, "lr is nan", lambda m, d, t: [*_distill(m, d), "--lr", "nan"]),
+    "distill layers 4 of 3": (2, "4 of 3", lambda m, d, t: [*_distill(m, d), "--layers", "4"]),
+    "columns of another form": (2, "text=sentence", _export("--columns", "text")),
+    "no such column field": (
+        2,
+        "no field is called",
+        lambda m, d, t: [*_distill(m, d), "--columns", "y=text"],
+    ),
+    "no such task": (2, "one of auto", _export("--task", "poetry")),
+    "sizes of no layers": (2, "0 layers", lambda m, d, t: ["sizes", "--model", m, "--layers", "0"]),
+    "pick without a unit": (2, "no unit", _plain("pick", ".", "--budget", "p95=10")),
+    "pick by nothing": (2, "nothing to pick by", _plain("pick", ".")),
+    "report of nothing": (3, "not a sweep folder", _plain("report", ".")),
+    "a checkpoint is no artifact": (3, "not an edgebert artifact", lambda m, d, t: ["doctor", m]),
     "unknown flag": (2, "No such option", _plain("sizes", "--colour")),
     "unknown command": (2, "No such command", _plain("frobnicate")),
 }
@@ -128,9 +164,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     work.mkdir()
     monkeypatch.chdir(work)
     before = tree(model)
-    done = edgebert(*arguments(model, data, tmp_path), *([] if case.startswith("unknown ") else ["--json"]))
-    assert (done.code, done.out) == (code, ""), done.err
-    assert re.search(message, done.error), done.error
+    bad = arguments(model, data, tmp_path)
+    for flags in ((), ("-q",)) if case.startswith("unknown ") else (("--json",), ("-q",)):
+        done = edgebert(*bad, *flags)
+        assert (done.code, done.out) == (code, ""), done.err
+        assert re.search(message, done.error), done.error
+    assert done.err == done.error + "\n"
     assert tree(work) == {}
     assert tree(model) == before
 
@@ -259,24 +298,92 @@ def test_a_reader_that_leaves_is_no_error(model: Path) -> None:
         assert writer.wait(60) == 0
 
 
-def test_paths_with_blanks_and_letters_work_in_the_c_locale(model: Path, tmp_path: Path) -> None:
+def test_paths_with_blanks_and_letters_work_where_file_names_are_ascii(model: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model, tmp_path / "mein Módell 模型")
-    done = program("sizes", "--model", folder, "--json", LC_ALL="C")
-    assert done.json["model"] == "mein Módell 模型"
+    arguments = ("resize", "--model", folder, "--layers", 1, "-o", tmp_path / "aus gäbe")
+    done = program(*arguments, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.code == 0, done.err
+    assert Artifact.open(tmp_path / "aus gäbe").manifest.name == "mein Módell 模型"
 
 
-@pytest.mark.parametrize("seconds", [3.0, 9.0])
-def test_a_killed_export_leaves_all_or_nothing(model: Path, tmp_path: Path, seconds: float) -> None:
-    out = tmp_path / "out"
-    arguments = ("export", "--model", model, "--layers", "1,2", "-q", "-o", out)
-    process = subprocess.Popen(command(*arguments), env=environment())
-    time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    for folder in out.glob("tiny-*"):
-        Artifact.open(folder).read("model.onnx")
-    assert edgebert(*arguments, "--force").code == 0
-    assert sorted(path.name for path in out.iterdir()) == ["tiny-l1-cpu-fp32", "tiny-l2-cpu-fp32"]
+def test_a_closed_stdout_is_no_error(model: Path) -> None:
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *command("sizes", "--model", model)]
+    done = subprocess.run(closed, env=environment(), capture_output=True, check=False)
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_full_disk_behind_stdout_is_said(model: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command("sizes", "--model", model, "--json"), env=environment(), stdout=full, stderr=subprocess.PIPE,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 6
+    assert done.stderr.startswith(b"error: disk full: ")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to_is_the_environments_fault(model: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    done = edgebert("export", "--model", model, "--layers", 1, "-o", tmp_path / "out")
+    assert done.code == 6
+    assert "permission denied" in done.error
+    assert str(tmp_path) in done.error
+
+
+def test_without_a_model_the_default_is_named(minilm: str) -> None:
+    done = edgebert("sizes", "--layers", 1)
+    assert done.err.startswith(f"{minilm}\n")
+    assert done.out == ""
+
+
+def test_bench_without_an_artifact_finds_those_of_the_default_folder(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = exported / "tiny-l1-cpu-fp32"
+    # An export, a fit with its copy of the best, and what a killed run left.
+    for place in ("one", "fit/artifacts/two", "fit/best", ".work.tmp-1-00/l1", "fit/work/stages/l1"):
+        shutil.copytree(one, tmp_path / "edgebert-out" / place)
+    done = edgebert("bench", "--samples", 2, "--threads", 1, "--json")
+    found = [row["artifact"] for row in done.json["results"]]
+    assert found == ["edgebert-out/fit/artifacts/two", "edgebert-out/one"]
+    assert "benchmarking" in done.err
+    assert all(path in done.err for path in found)
+
+
+def test_bench_compares_targets_on_lengths_that_are_asked_for(exported: Path) -> None:
+    flags = ("--target", "cpu,torch", "--batch-size", 2, "--seq-len", 12, "--samples", 3, "--threads", 1, "--json")
+    done = edgebert("bench", exported / "tiny-l1-cpu-fp32", *flags)
+    rows = [(row["target"], row["batch_size"], row["seq_len"], row["p95_ms"]) for row in done.json["results"]]
+    assert rows == [("cpu", 2, 12, None), ("torch", 2, 12, None)]
+
+
+def test_verify_compares_with_a_checkpoint_and_judges_on_data(
+    exported: Path, model: Path, data: Path, tmp_path: Path
+) -> None:
+    assert edgebert("resize", "--model", model, "--layers", 2, "-o", tmp_path / "two").code == 0
+    artifact = exported / "tiny-l2-cpu-fp32"
+    done = edgebert("verify", artifact, "--reference", tmp_path / "two", "--data", data, "--json")
+    assert done.code == 0, done.err
+    keys = {"name", "max_abs_error", "cosine", "label_agreement", "tolerance", "ok"}
+    assert all(keys <= stage.keys() for stage in done.json["stages"])
+    assert [stage["name"] for stage in done.json["stages"]] == ["golden", "reference"]
+    assert done.json["metric"].keys() == {"name", "value", "low", "high"}
+    other = edgebert("verify", artifact, "--reference", model)
+    assert other.code == 2
+    assert "3 layers, the artifact 2" in other.error
+
+
+def test_distill_refuses_a_folder_of_other_settings(model: Path, data: Path, tmp_path: Path) -> None:
+    training = ("distill", "--model", model, "--data", data, "--layers", 1, "--max-steps", 1, "-o", tmp_path)
+    assert edgebert(*training).code == 0
+    before = tree(tmp_path)
+    done = edgebert(*training, "--lr", 1e-3)
+    assert done.code == 2
+    assert "lr changed since this was trained" in done.error
+    assert tree(tmp_path) == before
 
 
 def test_the_readme_names_only_commands_and_flags_that_exist() -> None:

@@ -150,7 +150,7 @@ def test_a_drop_alone_picks_the_fastest_within_it(fitted: Path, first: tuple[tup
     ("change", "named"),
     [
         (("--seed", 1), "training, teacher training, bench, seed changed"),
-        (("--lr", 1e-3), "training changed"),
+        (("--lr", 1e-3), "training, teacher training changed"),
         (("--seq-len", 8), "bench changed"),
         (("--data", "other"), "data changed"),
         (("--model", "other"), "model changed"),
