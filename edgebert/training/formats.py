@@ -12,7 +12,6 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +99,10 @@ def _numbered(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
 
 
 def _read_parquet(path: Path) -> tuple[list[Record], tuple[str, ...]]:
-    if find_spec("pyarrow") is None:
-        raise missing_package("pyarrow")
-    arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    try:
+        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        raise missing_package("pyarrow") from None
     try:
         table = parquet.read_table(path)
     except arrow.ArrowException as error:
