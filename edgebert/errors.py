@@ -56,6 +56,10 @@ class EnvironmentMissing(EdgebertError):
     exit_code = 6
 
 
+class OutOfMemory(EnvironmentMissing):
+    """This process asked for more memory than there is."""
+
+
 class ItemError(InputError, ValueError):
     """One item of a list of texts is not a text; ``index`` says which."""
 
@@ -94,7 +98,7 @@ def translate(error: BaseException) -> EdgebertError | None:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("edgebert"):
         return missing_package(error.name)
     if isinstance(error, MemoryError):
-        return EnvironmentMissing("out of memory", str(error) or "this process", "free memory or use fewer layers")
+        return OutOfMemory("out of memory", str(error) or "this process", "free memory or use fewer layers")
     if isinstance(error, OSError):
         return _translate_os_error(error)
     return None

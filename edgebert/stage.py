@@ -69,9 +69,14 @@ def hash_file(path: Path) -> FileEntry:
 
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        temporary.write_bytes(text.encode("utf-8"))
         _flush(temporary)
         os.replace(temporary, path)
     finally:

@@ -1,14 +1,16 @@
-"""Budgets: what is read, what is refused, and how a latency with its interval stands against a limit."""
+"""Budgets: what is read, what is refused, and how what was measured stands against the limits."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgebert.choosing.budget import Budget, check_max_drop, parse_budget
+from edgebert.choosing.budget import Budget, Limit, check_max_drop, parse_budget
+from edgebert.choosing.candidate import Candidate
 from edgebert.errors import UsageError
 from edgebert.judging.latency import Latency
 
@@ -25,8 +27,12 @@ def latency(p50: tuple[float, float], p95: tuple[float, float] | tuple[None, Non
     )  # fmt: skip
 
 
+def candidate(measured: Latency, size: int = 1000) -> Candidate:
+    return Candidate(2, "cpu", "fp32", (0, 1), trained=True, bytes=size, latency=measured)
+
+
 @pytest.mark.parametrize(
-    ("text", "quantity", "limit_ms"),
+    ("text", "quantity", "most"),
     [
         ("p95=10ms", "p95", 10.0),
         ("p50=4ms", "p50", 4.0),
@@ -40,12 +46,43 @@ def latency(p50: tuple[float, float], p95: tuple[float, float] | tuple[None, Non
         (" p95 = 10 ms ", "p95", 10.0),
         ("p95=10\tms\n", "p95", 10.0),
         ("p95=+10ms", "p95", 10.0),
+        ("size=25MB", "size", 25e6),
+        ("size=0.5 gb", "size", 0.5e9),
+        ("memory=200MB", "memory", 200e6),
+        ("memory=1GiB", "memory", 2.0**30),
+        ("memory=900kB", "memory", 900e3),
     ],
 )
-def test_a_budget_is_read(text: str, quantity: str, limit_ms: float) -> None:
-    budget = parse_budget(text)
-    assert budget.quantity == quantity
-    assert budget.limit_ms == pytest.approx(limit_ms, rel=1e-12)
+def test_a_budget_is_read(text: str, quantity: str, most: float) -> None:
+    (limit,) = parse_budget(text).limits
+    assert limit.quantity == quantity
+    assert limit.most == pytest.approx(most, rel=1e-12)
+
+
+def test_several_limits_bind_together() -> None:
+    budget = parse_budget("p95=10ms, size=25MB,memory=200MB")
+    assert [limit.quantity for limit in budget.limits] == ["p95", "size", "memory"]
+    assert str(budget) == "p95=10ms,size=25MB,memory=200MB"
+    assert parse_budget(str(budget)) == budget
+    assert Budget.from_list(budget.to_list()) == budget
+    assert (budget.percentile, parse_budget("size=1MB").percentile) == ("p95", "p50")
+    small = candidate(latency((1.0, 2.0), (3.0, 4.0)), size=20_000_000)
+    assert budget.fits(small)
+    assert budget.objections(small) == []
+    large = replace(small, bytes=30_000_000)
+    assert not budget.fits(large)
+    assert budget.objections(large) == ["size 30 MB, 20% over the budget"]
+    hungry = replace(large, latency=replace(latency((1.0, 2.0), (3.0, 12.0)), memory_bytes=250_000_000))
+    assert [why.split()[0] for why in budget.objections(hungry)] == ["p95", "size", "memory"]
+    assert budget.excess(hungry) == pytest.approx(1.25)
+
+
+def test_what_was_not_measured_fits_no_limit() -> None:
+    unmeasured = Candidate(2, "cpu", "fp32", (0, 1), trained=True)
+    for text in ("p50=1s", "p95=1s", "size=1GB", "memory=1GB"):
+        budget = parse_budget(text)
+        assert not budget.fits(unmeasured)
+        assert budget.objections(unmeasured) == [f"{text.partition('=')[0]} is not known"]
 
 
 @pytest.mark.parametrize(
@@ -55,8 +92,13 @@ def test_a_budget_is_read(text: str, quantity: str, limit_ms: float) -> None:
         ("10", "unreadable budget"),
         ("10ms", "unreadable budget"),
         ("p95", "unreadable budget"),
-        ("p95=10ms,p50=4ms", "unreadable budget"),
-        ("p95=10,5ms", "unreadable budget"),
+        ("p95=10ms,", "unreadable budget"),
+        ("p95=10ms,p95=4ms", "p95 is limited twice"),
+        ("size=25ms", "unknown unit 'ms'"),
+        ("p95=25MB", "unknown unit 'mb'"),
+        ("size=25", "no unit"),
+        ("memory=-2MB", "must be positive"),
+        ("p95=10,5ms", "no unit in 'p95=10'"),
         ("p95<10ms", "unreadable budget"),
         ("p95==10ms", "unreadable budget"),
         ("p99=3ms", "unknown quantity 'p99'"),
@@ -97,9 +139,10 @@ def test_a_budget_that_means_nothing_is_a_usage_error(text: str, complaint: str)
 )
 def test_every_positive_number_in_every_unit_is_read(quantity: str, number: float, unit: str, blank: str) -> None:
     budget = parse_budget(f"{blank}{quantity}{blank}={blank}{number!r}{blank}{unit}{blank}")
-    assert budget.quantity == quantity
-    assert budget.limit_ms * 1e3 == pytest.approx(number * MICROSECONDS[unit], rel=1e-12)
-    assert parse_budget(str(budget)).limit_ms == pytest.approx(budget.limit_ms, rel=1e-5)
+    (limit,) = budget.limits
+    assert limit.quantity == quantity
+    assert limit.most * 1e3 == pytest.approx(number * MICROSECONDS[unit], rel=1e-12)
+    assert parse_budget(str(budget)).limits[0].most == pytest.approx(limit.most, rel=1e-5)
 
 
 @given(st.text(max_size=20) | st.from_regex(r"p(50|95)=[-+.0-9a-z]{0,8}", fullmatch=True))
@@ -108,8 +151,7 @@ def test_any_text_is_a_positive_limit_or_a_usage_error(text: str) -> None:
         budget = parse_budget(text)
     except UsageError:
         return
-    assert budget.quantity in ("p50", "p95")
-    assert 0 < budget.limit_ms < math.inf
+    assert all(0 < limit.most < math.inf for limit in budget.limits)
 
 
 @pytest.mark.parametrize(
@@ -126,23 +168,24 @@ def test_the_upper_end_must_fit_and_the_lower_end_says_whether_it_may(
     interval: tuple[float, float], fits: bool, may_fit: bool
 ) -> None:
     for budget, measured in (
-        (Budget("p50", 4.0), latency(interval, (99.0, 99.0))),
-        (Budget("p95", 4.0), latency((0.1, 0.1), interval)),
+        (parse_budget("p50=4ms"), latency(interval, (99.0, 99.0))),
+        (parse_budget("p95=4ms"), latency((0.1, 0.1), interval)),
     ):
-        assert budget.fits(measured) is fits
-        assert budget.may_fit(measured) is may_fit
+        assert budget.fits(candidate(measured)) is fits
+        assert budget.may_fit(candidate(measured)) is may_fit
 
 
 def test_a_percentile_that_was_not_measured_does_not_fit() -> None:
-    budget = Budget("p95", 1e9)
-    assert not budget.fits(latency((1.0, 1.0)))
-    assert not budget.may_fit(latency((1.0, 1.0)))
+    budget, few = parse_budget("p95=1e9ms"), candidate(latency((1.0, 1.0)))
+    assert not budget.fits(few)
+    assert not budget.may_fit(few)
+    assert budget.objections(few) == ["p95 is not known: 400 samples are too few"]
 
 
 @given(st.tuples(st.floats(0, 100), st.floats(0, 100)).map(sorted), st.floats(0.001, 100), st.floats(0.001, 100))
 def test_what_fits_a_budget_fits_a_larger_one_and_may_fit_it(ends: list[float], one: float, other: float) -> None:
-    measured = latency((ends[0], ends[1]))
-    small, large = Budget("p50", min(one, other)), Budget("p50", max(one, other))
+    measured = candidate(latency((ends[0], ends[1])))
+    small, large = (Budget((Limit("p50", most),)) for most in (min(one, other), max(one, other)))
     assert small.fits(measured) <= large.fits(measured)
     assert small.may_fit(measured) <= large.may_fit(measured)
     assert small.fits(measured) <= small.may_fit(measured)

@@ -177,7 +177,7 @@ def test_the_same_inputs_are_accepted_again(journal: Journal) -> None:
     [
         ({"data": "c" * 64}, "data changed"),
         ({"model": "c" * 64}, "model changed"),
-        ({"versions": {"numpy": "2"}}, "versions changed"),
+        ({"versions": {"numpy": "2"}}, "versions numpy changed"),
         ({"seed": 1, "data": "c" * 64}, "data, seed changed"),
         ({"new": 1}, "new changed"),
     ],

@@ -1,37 +1,20 @@
+"""Measuring: every candidate in its own process, all in one run, and what breaks is a value."""
+
 from __future__ import annotations
 
+import dataclasses
+import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
+import psutil
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tiny import TASKS, Exports, texts
 
 from edgebert.errors import EdgebertError, InputError
-from edgebert.judging.latency import BenchConfig, Contender, Latency, depth_line, measure, round_interval
-
-
-@given(st.lists(st.floats(0.1, 50), min_size=20, max_size=60))
-@settings(max_examples=10, deadline=None)
-def test_an_interval_brackets_its_percentile(values: list[float]) -> None:
-    low, high = round_interval([values[:10], values[10:]], 50)
-    assert min(values) <= low <= high <= max(values)
-
-
-def test_the_luck_of_a_round_widens_the_interval() -> None:
-    generator = np.random.default_rng(0)
-    calm = [list(10 + generator.normal(0, 0.1, 40)) for _ in range(10)]
-    moody = [list(10 + shift + generator.normal(0, 0.1, 40)) for shift in np.linspace(-3, 3, 10)]
-    (a, b), (c, d) = round_interval(calm, 50), round_interval(moody, 50)
-    assert d - c > 10 * (b - a)
-
-
-def test_a_line_over_depth_is_found_again() -> None:
-    line = depth_line([1, 2, 4, 6], [0.5 + 1.5 * n for n in (1, 2, 4, 6)])
-    assert line is not None
-    assert (line.a, line.b, line.worst) == pytest.approx((0.5, 1.5, 0), abs=1e-9)
-    assert depth_line([1, 6], [2.0, 9.0]) is None
+from edgebert.judging.latency import BenchConfig, Contender, Latency, measure
 
 
 @pytest.mark.xdist_group("exports")
@@ -48,7 +31,11 @@ def test_candidates_are_measured_together_and_a_broken_one_is_a_value(exports: E
         Contender(exports.artifact("bert", TASKS[1]).path, "cpu"), Contender(sound.path, "torch"),
     ]  # fmt: skip
     config = BenchConfig(batch_size=2, threads=1, samples=20, rounds=4, seq_len=16)
-    first, second, third, fourth = measure(contenders, texts(30, seed=1), config)
+    # The broken one cannot be the reference: the first that works is.
+    found = measure(contenders, texts(30, seed=1), config, reference=1)
+    first, second, third, fourth = found.results
+    assert found.conditions
+    assert found.conditions.reference == f"{sound.path.name} on cpu"
     assert isinstance(second, EdgebertError)
     assert "does not match its hash" in str(second)
     for result in (first, third, fourth):
@@ -58,6 +45,41 @@ def test_candidates_are_measured_together_and_a_broken_one_is_a_value(exports: E
         assert 0 < result.p50_low <= result.p50 <= result.p50_high
         assert 0 < result.tokenize_p50 < result.p50
         assert result.memory_bytes > 10_000_000
+        assert len(result.rounds) == 4
+        assert result.ratio
+        assert 0 < result.ratio.low <= result.ratio.value <= result.ratio.high
+    assert isinstance(first, Latency)
+    assert isinstance(third, Latency)
+    assert first.ratio
+    assert (first.ratio.low, first.ratio.value, first.ratio.high) == (1.0, 1.0, 1.0)
+    # All of one run, so any two can be compared in pairs.
+    assert third.against(first) == third.ratio
+    assert Latency.from_dict(json.loads(json.dumps(dataclasses.asdict(third)))) == third
+
+
+def workers() -> list[psutil.Process]:
+    """The measuring processes that this one has started, in order."""
+    found = [child for child in psutil.Process().children() if "edgebert.judging.latency_worker" in child.cmdline()]
+    return sorted(found, key=lambda child: (child.create_time(), child.pid))
+
+
+@pytest.mark.xdist_group("exports")
+def test_a_worker_that_is_killed_is_a_value(exports: Exports, tmp_path: Path) -> None:
+    sound = exports.artifact("bert", TASKS[0])
+    marked = Path(shutil.copytree(sound.path, tmp_path / "marked for death"))
+    config = BenchConfig(threads=1, samples=4000, rounds=40)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(measure, [Contender(sound.path, "cpu"), Contender(marked, "cpu")], texts(30), config)
+        while len(workers()) < 2:
+            assert not running.done()
+            time.sleep(0.01)
+        # Started in this order; the one that is left goes on to the end.
+        workers()[1].kill()
+        first, second = running.result().results
+    assert isinstance(first, Latency)
+    assert isinstance(second, EdgebertError)
+    assert "was killed by SIGKILL, perhaps for lack of memory" in str(second)
+    assert str(marked) in str(second)
 
 
 def test_nothing_to_measure_on_is_refused() -> None:

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from edgebert.choosing.budget import Budget
+from edgebert.choosing.budget import Budget, Limit, parse_budget
 from edgebert.choosing.candidate import Candidate
 from edgebert.choosing.pick import Key, choose, depths_to_train, points_lost
 from edgebert.judging.latency import Latency
 from edgebert.judging.metrics import Metric, Scores, difference
 
-FOUR_MS = Budget("p50", 4.0)
+FOUR_MS = parse_budget("p50=4ms")
 TEXTS = 200
 
 
@@ -120,12 +120,12 @@ def test_of_every_way_the_deepest_that_fits_is_trained(ways: list[tuple[int, str
     measured = [untrained(layers, name, low, low + width) for layers, name, low, width in ways]
     depths = depths_to_train(measured, FOUR_MS)
     assert list(depths) == sorted(set(depths), reverse=True)
-    fitting = [c for c in measured if c.latency and FOUR_MS.fits(c.latency)]
+    fitting = [c for c in measured if c.latency and FOUR_MS.fits(c)]
     assert bool(depths) == bool(fitting)
     for name in {c.precision for c in fitting}:
         assert max(c.layers for c in fitting if c.precision == name) in depths
     # Beyond what fits, only what may fit is trained, and never more than one such depth.
-    may_fit = {c.layers for c in measured if c.latency and FOUR_MS.may_fit(c.latency)}
+    may_fit = {c.layers for c in measured if c.latency and FOUR_MS.may_fit(c)}
     deeper = {layers for layers in depths if layers > max((c.layers for c in fitting), default=0)}
     assert deeper <= may_fit
     assert len(deeper) <= 1
@@ -136,7 +136,7 @@ def test_the_most_accurate_that_fits_by_its_upper_bound_is_picked() -> None:
     candidates = [deep, trained(4, 3.0, 180), trained(2, 1.0, 100)]
     verdict = choose(candidates, nested(candidates), deep, FOUR_MS, None)
     assert verdict.pick == candidates[1]
-    assert verdict.reason == "the most accurate on dev whose p50 upper bound is within 4 ms"
+    assert verdict.reason == "the most accurate on dev within p50=4ms, upper ends of intervals counted"
     assert verdict.ties == ()
     assert verdict.nearest[0] == (deep, "p50 up to 4.01 ms, 0% over the budget")
     assert verdict.nearest[1][0] == candidates[2]
@@ -179,6 +179,38 @@ def test_a_tie_that_a_third_beats_in_both_respects_is_not_picked() -> None:
     )
     verdict = choose([best, noisy, third], scores, None, FOUR_MS, None)
     assert verdict.pick == best
+
+
+def in_one_run(candidate: Candidate, rounds: Sequence[float]) -> Candidate:
+    assert candidate.latency
+    return replace(candidate, latency=replace(candidate.latency, rounds=tuple(rounds), run="the same"))
+
+
+def test_of_equally_fast_ones_the_more_accurate_is_picked_and_the_tie_is_told() -> None:
+    # Dev cannot tell them apart, and now one, now the other was faster.
+    better = in_one_run(trained(4, 2.02, 181), [2.0, 2.1, 1.9, 2.0, 2.1, 2.0])
+    faster = in_one_run(trained(3, 2.0, 180), [2.1, 2.0, 2.0, 1.9, 2.0, 2.1])
+    surely_slower = in_one_run(trained(6, 3.0, 179), [3.0, 3.1, 2.9, 3.0, 3.1, 3.0])
+    candidates = [better, faster, surely_slower]
+    scores = {
+        better.key: hits_at(range(181)),
+        faster.key: hits_at(range(20, 200)),
+        surely_slower.key: hits_at(range(21, 200)),
+    }
+    verdict = choose(candidates, scores, None, FOUR_MS, None)
+    assert verdict.pick == better
+    assert verdict.ties == (faster.name, surely_slower.name)
+    assert verdict.as_fast == (faster.name,)
+    for_drop = choose(candidates, scores, better, None, 5.0)
+    assert (for_drop.pick, for_drop.as_fast) == (better, (faster.name,))
+
+
+def test_speeds_of_different_runs_are_never_called_a_tie() -> None:
+    one = in_one_run(trained(4, 2.02, 181), [2.0, 2.1, 1.9])
+    other = trained(3, 2.0, 180)
+    scores = {one.key: hits_at(range(181)), other.key: hits_at(range(20, 200))}
+    verdict = choose([one, other], scores, None, FOUR_MS, None)
+    assert (verdict.pick, verdict.as_fast) == (other, ())
 
 
 @pytest.mark.parametrize(("points", "layers"), [(0.0, 6), (2.5, 4), (5.0, 3), (100.0, 1)])
@@ -228,7 +260,7 @@ def test_untrained_candidates_are_misses_but_never_picks() -> None:
 
 
 def test_an_unknown_percentile_is_told_as_such() -> None:
-    verdict = choose([trained(2, 1.0, 100)], {}, None, Budget("p95", 4.0), None)
+    verdict = choose([trained(2, 1.0, 100)], {}, None, parse_budget("p95=4ms"), None)
     assert verdict.nearest[0][1] == "p95 is not known: 100 samples are too few"
 
 
@@ -269,7 +301,7 @@ def sweeps(draw: st.DrawFn) -> tuple[list[Candidate], dict[Key, Scores]]:
 def may_be_picked(c: Candidate, teacher: Candidate | None, budget: Budget | None, drop: float | None) -> bool:
     if not c.trained or c.failed or c.latency is None or c.dev is None:
         return False
-    if budget is not None and c.latency.p50_high > budget.limit_ms:
+    if budget is not None and c.latency.p50_high > budget.limits[0].most:
         return False
     return drop is None or teacher is None or not teacher.dev or teacher.dev.value - c.dev.value <= drop / 100
 
@@ -290,7 +322,7 @@ def test_the_pick_is_allowed_undominated_and_as_good_as_the_best(
 ) -> None:
     assume(limit is not None or drop is not None)
     candidates, scores = sweep
-    budget = Budget("p50", limit) if limit is not None else None
+    budget = Budget((Limit("p50", limit),)) if limit is not None else None
     # Points as whole texts of 30, a little more, for a sum of fractions is not exact.
     points = drop / 0.3 + 1e-9 if drop is not None else None
     teacher = max((c for c in candidates if c.dev), key=lambda c: c.layers, default=None)

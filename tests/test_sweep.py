@@ -149,9 +149,9 @@ def test_a_drop_alone_picks_the_fastest_within_it(fitted: Path, first: tuple[tup
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (("--seed", 1), "training, teacher training, bench, seed changed"),
-        (("--lr", 1e-3), "training, teacher training changed"),
-        (("--seq-len", 8), "bench changed"),
+        (("--seed", 1), "bench seed, seed, teacher training seed, training seed changed"),
+        (("--lr", 1e-3), "teacher training lr, training lr changed"),
+        (("--seq-len", 8), "bench seq_len changed"),
         (("--data", "other"), "data changed"),
         (("--model", "other"), "model changed"),
     ],

@@ -59,8 +59,9 @@ class Candidate:
         known = {f.name: document[f.name] for f in dataclasses.fields(cls) if f.name in document}
         known["kept_layers"] = tuple(known["kept_layers"])
         known["stages"] = tuple(known.get("stages", ()))
-        for name, kind in (("latency", Latency), ("dev", Metric), ("test", Metric)):
-            known[name] = kind(**known[name]) if known.get(name) else None
+        for name in ("dev", "test"):
+            known[name] = Metric(**known[name]) if known.get(name) else None
+        known["latency"] = Latency.from_dict(known["latency"]) if known.get("latency") else None
         return cls(**known)
 
 
@@ -69,19 +70,35 @@ class Verdict:
     """The pick and how it came about.
 
     ``nearest`` are the runners-up with one sentence each on why not; ``ties`` names candidates that the
-    dev set cannot tell from the pick. ``against_teacher`` is the pick minus the teacher on test, paired.
+    dev set cannot tell from the pick, ``as_fast`` those whose speed the measurement cannot tell from it.
+    ``against_teacher`` is the pick minus the teacher on test, paired.
     """
 
     pick: Candidate | None
     reason: str
     nearest: tuple[tuple[Candidate, str], ...] = ()
     ties: tuple[str, ...] = ()
+    as_fast: tuple[str, ...] = ()
     against_teacher: Metric | None = None
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """The same artifacts on another machine: what it is, its latencies, and what would be picked for it."""
+
+    name: str
+    environment: Mapping[str, Any]
+    conditions: Mapping[str, Any]
+    candidates: tuple[Candidate, ...]
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
 class Report:
-    """Everything the report shows; ``report.json`` is this, in JSON."""
+    """Everything the report shows; ``report.json`` is this, in JSON.
+
+    ``conditions`` say how calm the machine was while the latencies that decide were measured.
+    """
 
     command: str
     created: str
@@ -95,3 +112,5 @@ class Report:
     depth_lines: tuple[Mapping[str, Any], ...]
     environment: Mapping[str, Any]
     warnings: tuple[str, ...] = field(default=())
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    devices: tuple[Elsewhere, ...] = field(default=())

@@ -10,7 +10,8 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from edgebert.artifact import parse_json
 from edgebert.choosing.candidate import Candidate
 from edgebert.errors import EnvironmentMissing, InputError, UsageError
 from edgebert.judging.metrics import Scores
-from edgebert.stage import write_json
+from edgebert.serving.tokens import Text
+from edgebert.stage import write_json, write_text
 
 log = logging.getLogger("edgebert")
 
-_JOURNAL, _INPUTS, _LOCK = "sweep.jsonl", "fit.json", ".lock"
+_JOURNAL, _INPUTS, _TEXTS, _LOCK = "sweep.jsonl", "fit.json", "texts.jsonl", ".lock"
+# How long to wait for another run's lock before giving up.
+_LOCK_SECONDS = 3.0
 
 
 class Journal:
@@ -35,19 +39,17 @@ class Journal:
         self.folder = folder
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder alone. Raises EnvironmentMissing while another run holds it."""
+    def locked(self) -> Iterator[int]:
+        """Hold the folder alone, by the file descriptor that is yielded and by whoever inherits it.
+
+        Raises EnvironmentMissing while another run holds it.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / _LOCK, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise EnvironmentMissing(
-                    "another fit is at work in this folder",
-                    str(self.folder),
-                    "wait for it, or choose another with -o",
-                ) from None
-            yield
+            if not _lock(file.fileno()):
+                what = "another fit is at work in this folder"
+                raise EnvironmentMissing(what, str(self.folder), "wait for it, or choose another with -o")
+            yield file.fileno()
 
     def require_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Remember what is fitted, or raise UsageError naming what changed since the folder was begun."""
@@ -55,12 +57,12 @@ class Journal:
         if not path.exists():
             write_json(path, {"inputs": dict(inputs)})
             return
-        before = self.facts()["inputs"]
-        changed = [name for name in inputs if before.get(name) != json.loads(json.dumps(inputs[name]))]
+        before, now = _flat(self.facts()["inputs"]), _flat(json.loads(json.dumps(inputs)))
+        changed = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
         if changed:
-            name = changed[0]
+            first = f"{changed[0]} was {before.get(changed[0])}, is {now.get(changed[0])}"
             raise UsageError(
-                f"{', '.join(changed)} changed since this fit was begun ({before.get(name)!r}, now {inputs[name]!r})",
+                f"{', '.join(changed)} changed since this fit was begun ({first})",
                 str(self.folder),
                 "choose another folder with -o, or remove this one",
             )
@@ -100,6 +102,22 @@ class Journal:
                 found[candidate.key] = candidate
         return list(found.values())
 
+    def save_bench_texts(self, texts: Sequence[Text]) -> None:
+        """Keep the texts that latency is measured on: another machine shall answer the same."""
+        lines = "".join(json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
+        write_text(self.folder / _TEXTS, lines)
+
+    def bench_texts(self) -> list[Text]:
+        """The texts that latency is measured on; empty where this is no sweep folder. Raises InputError."""
+        path = self.folder / _TEXTS
+        if not path.is_file():
+            return []
+        try:
+            found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        except ValueError as error:
+            raise InputError(f"not texts ({error})", str(path), "run the same edgebert fit again") from None
+        return [tuple(text) if isinstance(text, list) else text for text in found]
+
     def save_scores(self, candidate: Candidate, dev: Scores, test: Scores) -> None:
         """Keep the per-text results, for pairing candidates later."""
         path = self._scores(candidate)
@@ -118,6 +136,27 @@ class Journal:
 
     def _scores(self, candidate: Candidate) -> Path:
         return self.folder / "scores" / f"l{candidate.layers}-{candidate.target}-{candidate.precision}.npz"
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether the lock was had: what a killed run started may hold it for a moment longer."""
+    until = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+
+
+def _flat(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs with groups of settings taken apart: ``training`` of ``lr`` is ``training lr``."""
+    flat: dict[str, Any] = {}
+    for name, value in inputs.items():
+        flat |= {f"{name} {inner}": each for inner, each in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def _candidate_of(line: bytes) -> Candidate | None:

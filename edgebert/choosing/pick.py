@@ -6,12 +6,10 @@ bootstrap on dev cannot tell from nothing goes to the faster candidate.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from edgebert.choosing.budget import Budget
 from edgebert.choosing.candidate import Candidate, Verdict
-from edgebert.judging.latency import Latency
 from edgebert.judging.metrics import Scores, difference
 
 Key = tuple[int, str, str]
@@ -25,7 +23,7 @@ def depths_to_train(measured: Sequence[Candidate], budget: Budget) -> tuple[int,
     Empty where nothing fits.
     """
     timed = [c for c in measured if c.latency is not None]
-    fitting = [c for c in timed if c.latency and budget.fits(c.latency)]
+    fitting = [c for c in timed if budget.fits(c)]
     if not fitting:
         return ()
     ways = {(c.target, c.precision) for c in fitting}
@@ -33,7 +31,7 @@ def depths_to_train(measured: Sequence[Candidate], budget: Budget) -> tuple[int,
     depths = sorted({c.layers for c in timed})
     deepest = max(chosen)
     chosen |= set(depths[max(0, depths.index(deepest) - 1) : depths.index(deepest)])
-    deeper = [c.layers for c in timed if c.layers > deepest and c.latency and budget.may_fit(c.latency)]
+    deeper = [c.layers for c in timed if c.layers > deepest and budget.may_fit(c)]
     chosen |= set(deeper[:1] and [min(deeper)])
     return tuple(sorted(chosen, reverse=True))
 
@@ -48,7 +46,8 @@ def choose(
     """The pick among trained candidates, and why the others are not it.
 
     With a budget: the most accurate that fits, ties to the faster. With ``max_drop`` (points below the
-    teacher on dev) alone: the fastest within it. With both, both bind.
+    teacher on dev) alone: the fastest within it. With both, both bind. Of candidates whose speeds the
+    measurement cannot tell apart either, the more accurate on dev.
     """
     trained = [c for c in candidates if c.trained and c.dev and c.latency and not c.failed]
     allowed = [c for c in trained if not _objections(c, teacher, budget, max_drop)]
@@ -58,18 +57,19 @@ def choose(
             "nothing fits " + _wish(budget, max_drop),
             _misses(trained, candidates, teacher, budget, max_drop),
         )
-    if budget is None:
-        pick = min(allowed, key=_order)
-        tied: list[Candidate] = []
-        reason = f"the fastest within {max_drop:g} points of the teacher on dev"
-    else:
-        best = min(allowed, key=lambda c: (-_accuracy(c), _order(c)))
-        tied = [c for c in allowed if c.key != best.key and _tie(scores, best, c)]
-        # A tie may be due to noise of its own: one that another beats in both respects is no gain.
-        pick = min((c for c in [best, *tied] if not _beaten(c, allowed)), key=_order)
-        reason = _reason(best, pick, budget)
-    ties = tuple(c.name for c in (tied if budget is None else [*tied, best]) if c.key != pick.key)
-    return Verdict(pick, reason, _runners_up(trained, candidates, pick, teacher, budget, max_drop), ties)
+    best = min(allowed, key=lambda c: (-_accuracy(c), _order(c)))
+    tied = [best, *(c for c in allowed if c.key != best.key and _tie(scores, best, c))]
+    # A tie may be due to noise of its own: one that another beats in both respects is no gain.
+    offered = [c for c in (allowed if budget is None else tied) if not _beaten(c, allowed)]
+    fastest = min(offered, key=_order)
+    pick = min((c for c in offered if _as_fast(c, fastest)), key=lambda c: (-_accuracy(c), _order(c)))
+    return Verdict(
+        pick,
+        _reason(best, pick, budget, max_drop),
+        _runners_up(trained, candidates, pick, teacher, budget, max_drop),
+        ties=() if budget is None else tuple(c.name for c in tied if c.key != pick.key),
+        as_fast=tuple(c.name for c in allowed if c.key != pick.key and _as_fast(c, pick) and _as_fast(pick, c)),
+    )
 
 
 def _speed(candidate: Candidate) -> float:
@@ -100,28 +100,29 @@ def _tie(scores: Mapping[Key, Scores], best: Candidate, other: Candidate) -> boo
     return gap.low <= 0.0
 
 
-def _reason(best: Candidate, pick: Candidate, budget: Budget) -> str:
+def _as_fast(candidate: Candidate, fastest: Candidate) -> bool:
+    """Whether the measurement cannot say that a candidate is slower: paired by rounds, it may be as fast."""
+    if candidate.key == fastest.key:
+        return True
+    ratio = candidate.latency.against(fastest.latency) if candidate.latency and fastest.latency else None
+    return ratio is not None and ratio.low <= 1.0
+
+
+def _reason(best: Candidate, pick: Candidate, budget: Budget | None, max_drop: float | None) -> str:
+    if budget is None:
+        return f"the fastest within {max_drop:g} points of the teacher on dev"
     if best.key == pick.key:
-        return f"the most accurate on dev whose {budget.quantity} upper bound is within {budget.limit_ms:g} ms"
+        return f"the most accurate on dev within {budget}, upper ends of intervals counted"
     return f"as accurate as {best.name} within the noise of dev (paired bootstrap), and faster; both within {budget}"
 
 
 def _objections(c: Candidate, teacher: Candidate | None, budget: Budget | None, max_drop: float | None) -> list[str]:
     """Why a measured candidate may not be picked; empty where it may."""
-    found = []
-    if budget is not None and c.latency is not None and not budget.fits(c.latency):
-        found.append(_excess(budget, c.latency))
+    found = budget.objections(c) if budget is not None and c.latency is not None else []
     drop = points_lost(c, teacher)
     if max_drop is not None and drop is not None and drop > max_drop:
         found.append(f"loses {drop:.2f} points on dev, {max_drop:g} are allowed")
     return found
-
-
-def _excess(budget: Budget, latency: Latency) -> str:
-    upper = budget.upper(latency)
-    if math.isinf(upper):
-        return f"{budget.quantity} is not known: {latency.samples} samples are too few"
-    return f"{budget.quantity} up to {upper:.3g} ms, {upper / budget.limit_ms - 1:.0%} over the budget"
 
 
 def points_lost(candidate: Candidate, teacher: Candidate | None) -> float | None:
@@ -169,7 +170,7 @@ def _misses(
     """The nearest misses where nothing fits: the fastest for a budget, the most accurate for a drop."""
     judged = list(trained) or [c for c in candidates if c.latency]
     if budget is not None:
-        judged.sort(key=lambda c: budget.upper(c.latency) if c.latency else float("inf"))
+        judged.sort(key=lambda c: (budget.excess(c), _order(c)))
     else:
         judged.sort(key=lambda c: -_accuracy(c))
     return tuple((c, "; ".join(_objections(c, teacher, budget, max_drop)) or "not trained") for c in judged[:3])

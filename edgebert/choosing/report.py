@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from edgebert.choosing import budget as budgets
 from edgebert.choosing import plots
 from edgebert.choosing.budget import Budget
 from edgebert.choosing.candidate import Candidate, Report
@@ -85,21 +87,17 @@ class Limit:
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> Limit:
-        """From ``Report.budget``: a Budget's fields and ``max_drop``, each missing or None where not set."""
-        quantity, limit_ms = described.get("quantity"), described.get("limit_ms")
-        budget = Budget(quantity, limit_ms) if quantity and limit_ms else None
-        return cls(budget, described.get("max_drop"))
+        """From ``Report.budget``: the ``limits`` of a Budget and ``max_drop``, each missing where not set."""
+        return cls(Budget.from_list(described.get("limits", [])), described.get("max_drop"))
 
     @property
     def percentile(self) -> str:
         """The percentile that the report speaks of: the budget's, or p50 where there is none."""
-        return self.budget.quantity if self.budget else "p50"
+        return self.budget.percentile if self.budget else "p50"
 
     def words(self) -> str:
         """What binds, in one phrase without a full stop."""
-        parts = []
-        if self.budget:
-            parts.append(f"{self.budget.quantity} = {self.budget.limit_ms:g} ms")
+        parts = [limit.phrase for limit in self.budget.limits] if self.budget else []
         if self.max_drop is not None:
             parts.append(f"at most {self.max_drop:g} points below the teacher")
         return ", ".join(parts) or "none"
@@ -224,19 +222,26 @@ def _row(candidate: Candidate, report: Report, limit: Limit) -> Row:
 
 def _misses(candidate: Candidate, teacher: Candidate | None, limit: Limit) -> list[str]:
     """By how much a candidate misses the budget, in words: nothing where it fits."""
-    misses = []
-    if limit.budget and (candidate.latency is None or not limit.budget.fits(candidate.latency)):
-        latency, most = plots.spread(candidate.latency, limit.percentile), limit.budget.limit_ms
-        if latency is None:
-            misses.append(f"{limit.percentile} not measured")
-        elif latency[0] > most:
-            misses.append(f"over by {ms(latency[0] - most)} ms")
-        else:
-            misses.append(f"may be over: {limit.percentile} up to {ms(latency[2])} ms")
+    misses = (
+        [_miss(candidate, each) for each in limit.budget.limits if not each.fits(candidate)] if limit.budget else []
+    )
     lost = points_lost(candidate, teacher)
     if limit.max_drop is not None and lost is not None and lost > limit.max_drop:
         misses.append(f"{lost:.1f} points below the teacher on dev")
     return misses
+
+
+def _miss(candidate: Candidate, limit: budgets.Limit) -> str:
+    """By how much one limit is missed."""
+    if not limit.is_latency:
+        over = limit.interval(candidate)[1] - limit.most
+        return f"{limit.quantity} over by {mb(round(over))} MB" if over < math.inf else f"{limit.quantity} not measured"
+    latency = plots.spread(candidate.latency, limit.quantity)
+    if latency is None:
+        return f"{limit.quantity} not measured"
+    if latency[0] > limit.most:
+        return f"over by {ms(latency[0] - limit.most)} ms"
+    return f"may be over: {limit.quantity} up to {ms(latency[2])} ms"
 
 
 # The figures
@@ -248,8 +253,9 @@ def _figures(report: Report, limit: Limit) -> list[Figure]:
     candidates = [c for c in _ordered(report) if not c.failed]
     # Too few samples for a p95 leave the p50, which the budget says nothing about.
     measured = any(plots.spread(c.latency, limit.percentile) for c in candidates)
-    percentile, budget = (limit.percentile, limit.budget) if measured else ("p50", None)
-    budget_ms = budget.limit_ms if budget else None
+    percentile = limit.percentile if measured else "p50"
+    bound = limit.budget.latency if limit.budget and measured else None
+    budget_ms = bound.most if bound else None
     scene = plots.Scene(candidates, report.verdict.pick, percentile, budget_ms, label, report.depth_lines)
     words = {
         "quality": (f"{metric.capitalize()} against latency", _quality_finding),

@@ -11,62 +11,44 @@ import dataclasses
 import datetime
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgebert import build, stage
 from edgebert.artifact import Artifact
+from edgebert.child import ChildDied
 from edgebert.choosing.budget import Budget
-from edgebert.choosing.candidate import Candidate, Report
+from edgebert.choosing.candidate import Candidate, Elsewhere, Report
+from edgebert.choosing.devices import Device, read_device, slowest
 from edgebert.choosing.journal import Journal
 from edgebert.choosing.pick import Key, choose, depths_to_train, points_lost
-from edgebert.errors import CheckFailed, InputError, UsageError
-from edgebert.judging import parity
-from edgebert.judging.evaluate import evaluate, text_of
-from edgebert.judging.latency import BenchConfig, Contender, Latency, depth_line, measure
+from edgebert.choosing.request import FitRequest
+from edgebert.choosing.workshop import Isolated
+from edgebert.errors import CheckFailed, EnvironmentMissing, InputError, OutOfMemory, UsageError
+from edgebert.judging.conditions import Conditions, conditions_facts
+from edgebert.judging.evaluate import text_of
+from edgebert.judging.latency import BenchConfig, Contender, Latency, Measurement, measure
 from edgebert.judging.metrics import Metric, Scores, difference
+from edgebert.judging.rounds import depth_line
 from edgebert.machine import environment, versions
 from edgebert.registry import TARGETS, check_pair, target_named
-from edgebert.serving.model import Model, load
 from edgebert.serving.tokens import Text
 from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.training.data import Data, read, sample_texts
 
-if TYPE_CHECKING:
-    from edgebert.training.trainer import TrainConfig
-
 log = logging.getLogger("edgebert")
 
 _BENCH_TEXTS = 400
+# Runs of the deciding measurement on a machine that is not calm.
+_ATTEMPTS = 3
 
 
-@dataclass(frozen=True)
-class FitRequest:
-    """What is asked for. ``layers`` None means every depth; at least one of ``budget`` and ``max_drop`` is set.
-
-    ``student`` and ``teacher`` are the training settings; ``init_from`` is a checkpoint whose first layers
-    the students start from instead of the model's own.
-    """
-
-    model: str
-    data: str
-    folder: Path
-    student: TrainConfig
-    teacher: TrainConfig
-    budget: Budget | None = None
-    max_drop: float | None = None
-    layers: tuple[int, ...] | None = None
-    targets: tuple[str, ...] = ("cpu",)
-    precisions: tuple[str, ...] = ("fp32", "int8")
-    bench: BenchConfig = field(default_factory=BenchConfig)
-    columns: dict[str, str] = field(default_factory=dict)
-    init_from: str | None = None
-    exhaustive: bool = False
-    seed: int = 0
-    command: str = "edgebert fit"
+# What costs a candidate and not the fit.
+_SPOILS = (CheckFailed, InputError, OutOfMemory, ChildDied)
 
 
 def fit(request: FitRequest) -> Report:
@@ -88,9 +70,9 @@ def fit(request: FitRequest) -> Report:
     for warning in data.warnings:
         log.warning(warning)
     journal = Journal(request.folder)
-    with journal.locked():
+    with journal.locked() as lock, closing(Isolated(request, lock)) as workshop:
         journal.require_inputs(inputs)
-        return _Sweep(request, data, source, layers, ways, journal).run()
+        return _Sweep(request, data, layers, ways, journal, workshop).run()
 
 
 def _ways(request: FitRequest) -> tuple[tuple[str, str], ...]:
@@ -116,6 +98,26 @@ def _check_training(request: FitRequest, data: Data, source: Artifact) -> None:
         raise UsageError("the data has no class labels for this classifier", request.data, "add a label column")
 
 
+def _failed(candidate: Candidate, error: Exception) -> Candidate:
+    log.warning("%s failed: %s", candidate.name, error)
+    return replace(candidate, failed=str(error))
+
+
+def _calmest(
+    contenders: Sequence[Contender], texts: Sequence[Text], config: BenchConfig, reference: int
+) -> Measurement:
+    """Measure, up to three times while the machine is restless, and keep the run in which it was calmest."""
+    found = measure(contenders, texts, config, reference)
+    for _ in range(_ATTEMPTS - 1):
+        if found.conditions is None or found.conditions.stable:
+            break
+        log.warning("unstable: %s; measuring again", "; ".join(found.conditions.reasons))
+        again = measure(contenders, texts, config, reference)
+        if again.conditions is not None and again.conditions.drift < found.conditions.drift:
+            found = again
+    return found
+
+
 def _inputs(request: FitRequest, data: Data, source: Artifact) -> dict[str, Any]:
     """What a folder's measurements depend on: change any and they are about something else."""
     base = open_checkpoint(request.init_from).digest if request.init_from else None
@@ -130,41 +132,19 @@ class _Sweep:
     """One fit, from measuring to picking."""
 
     def __init__(
-        self, request: FitRequest, data: Data, source: Artifact, layers: Sequence[int],
-        ways: Sequence[tuple[str, str]], journal: Journal,
+        self, request: FitRequest, data: Data, layers: Sequence[int], ways: Sequence[tuple[str, str]],
+        journal: Journal, workshop: Isolated,
     ) -> None:  # fmt: skip
-        self.request, self.layers, self.ways, self.journal = request, tuple(layers), tuple(ways), journal
-        self.folder = request.folder
-        self.depth = source.manifest.architecture.layers
-        self.start, self.data, self.ready = self._starting_point(source, data)
-
-    def _starting_point(self, source: Artifact, data: Data) -> tuple[Artifact, Data, bool]:
-        """The full-depth checkpoint with the task's head, the data in its labels, whether it needs no training."""
-        if data.kind == "label":
-            start, data, ready = build.classifier(
-                self.request.model, data, self.folder / "checkpoints" / "start", self.request.seed
-            )
-            if not ready:
-                log.info(
-                    "%s is not fine-tuned for these %d labels: a teacher will be trained first",
-                    source.manifest.name,
-                    len(data.labels),
-                )
-            return start, data, ready
-        return source, data, True
-
-    @cached_property
-    def exporter(self) -> build.Exporter:
-        """Exports every depth from one trace, verified on train texts."""
-        work = self.folder / "work" / "stages"
-        return build.Exporter(self.start, *parity.ledger_texts(self.data), work)
-
-    @cached_property
-    def bench_texts(self) -> list[Text]:
-        # Train texts: the budget is about the data's lengths, and the test part decides nothing.
-        return [text_of(row) for row in sample_texts(self.data.train, _BENCH_TEXTS, self.request.seed)]
+        self.request, self.data, self.layers, self.ways = request, data, tuple(layers), tuple(ways)
+        self.journal, self.workshop, self.folder = journal, workshop, request.folder
+        # Trained candidates with their metrics, not yet timed.
+        self._judged: dict[Key, Candidate] = {}
 
     def run(self) -> Report:
+        self.start: Artifact = self._must("preparing the checkpoint", "begin")
+        self.journal.save_bench_texts(self.bench_texts)
+        self.depth = self.start.manifest.architecture.layers
+        self.teacher_key = self.request.teacher_key(self.depth)
         measured = self._measure_untrained()
         self._train_and_judge(measured)
         report = self._report(measured)
@@ -172,6 +152,14 @@ class _Sweep:
             self._publish_best(report.verdict.pick)
             shutil.rmtree(self.folder / "work", ignore_errors=True)
         return report
+
+    def _must(self, what: str, method: str, *arguments: object) -> Any:
+        """An answer of the workshop that the fit cannot do without."""
+        try:
+            return self.workshop.ask(method, *arguments)
+        except ChildDied as death:
+            remedy = "see above; the same command goes on where this one stopped"
+            raise EnvironmentMissing(f"{what} failed: {death}", str(self.folder), remedy) from None
 
     # -- latency first -------------------------------------------------------------------------------
 
@@ -181,32 +169,39 @@ class _Sweep:
         if missing := sorted(wanted - known.keys()):
             log.info("measuring %d untrained candidates: latency does not depend on the weights", len(missing))
             # All again, even if some are known: numbers of different runs are not comparable.
-            for candidate in self._timed([self._untrained(*key) for key in sorted(wanted)]):
+            pairs = [self._untrained(*key) for key in sorted(wanted)]
+            for candidate in self._timed(pairs)[0]:
                 self.journal.append(candidate)
                 known[candidate.key] = candidate
         return [known[key] for key in sorted(wanted)]
 
-    def _untrained(self, layers: int, target: str, precision: str) -> tuple[Candidate, Artifact | None]:
-        keep = tuple(range(layers))
-        candidate = Candidate(layers, target, precision, keep, trained=False)
+    def _untrained(self, layers: int, target: str, precision: str) -> tuple[Candidate, Path | None]:
+        candidate = Candidate(layers, target, precision, tuple(range(layers)), trained=False)
         try:
-            artifact = self.exporter.unproven(self.exporter.truncated(keep), target, precision)
-        except CheckFailed as error:
-            return replace(candidate, failed=str(error)), None
-        return replace(candidate, bytes=artifact.manifest.bytes), artifact
+            artifact: Artifact = self.workshop.ask("untrained", layers, target, precision)
+        except _SPOILS as error:
+            return _failed(candidate, error), None
+        return replace(candidate, bytes=artifact.manifest.bytes), artifact.path
 
-    def _timed(self, pairs: Sequence[tuple[Candidate, Artifact | None]]) -> list[Candidate]:
-        """Candidates with their latencies, all measured in one interleaved run."""
-        ready = [(c, a) for c, a in pairs if a is not None and not c.failed]
-        contenders = [Contender(a.path, c.target) for c, a in ready]
-        results = measure(contenders, self.bench_texts, self.request.bench)
+    def _timed(self, pairs: Sequence[tuple[Candidate, Path | None]]) -> tuple[list[Candidate], Conditions | None]:
+        """Candidates with their latencies, all measured in one interleaved run; again while the machine is restless."""
+        ready = [(c, path) for c, path in pairs if path is not None and not c.failed]
+        contenders = [Contender(path, c.target) for c, path in ready]
+        # The full-depth fp32 model is the reference, for the untrained as for the trained.
+        reference = next((i for i, (c, _) in enumerate(ready) if c.key == self.teacher_key), 0)
+        found = _calmest(contenders, self.bench_texts, self.request.bench, reference)
         done = []
-        for (candidate, _), result in zip(ready, results, strict=True):
+        for (candidate, _), result in zip(ready, found.results, strict=True):
             if isinstance(result, Latency):
                 done.append(replace(candidate, latency=result))
             else:
-                done.append(replace(candidate, failed=str(result)))
-        return done + [c for c, a in pairs if a is None or c.failed]
+                done.append(_failed(candidate, result))
+        return done + [c for c, path in pairs if path is None or c.failed], found.conditions
+
+    @cached_property
+    def bench_texts(self) -> list[Text]:
+        # Train texts: the budget is about the data's lengths, and the test part decides nothing.
+        return [text_of(row) for row in sample_texts(self.data.train, _BENCH_TEXTS, self.request.seed)]
 
     # -- training and judging ------------------------------------------------------------------------
 
@@ -238,7 +233,7 @@ class _Sweep:
             tried.add(depths[middle])
             self._settle({depths[middle], self.depth})
             judged = [c for c in self._judged.values() if c.layers == depths[middle]]
-            lost = [points_lost(c, self._judged.get(self._teacher_key)) for c in judged]
+            lost = [points_lost(c, self._judged.get(self.teacher_key)) for c in judged]
             if any(points is not None and points <= max_drop for points in lost):
                 high = middle
             else:
@@ -246,125 +241,48 @@ class _Sweep:
         return tuple(sorted(tried))
 
     @cached_property
-    def _judged(self) -> dict[Key, Candidate]:
-        """Trained candidates with their metrics, not yet timed."""
-        return {}
-
-    @cached_property
     def _finished(self) -> dict[Key, Candidate]:
         """What an earlier run of this fit brought to its end."""
         return {c.key: c for c in self.journal.candidates(trained=True) if c.latency and not c.failed}
 
-    @property
-    def _teacher_key(self) -> Key:
-        target = "cpu" if "cpu" in self.request.targets else self.request.targets[0]
-        return self.depth, target, "fp32"
-
     def _settle(self, depths: Iterable[int]) -> None:
         """Train, export, verify and score these depths, deepest first: it is everyone's teacher."""
         for layers in sorted(depths, reverse=True):
-            ways = set(self.ways)
-            if layers == self.depth:
-                ways |= {self._teacher_key[1:]}
+            ways = {*self.ways, self.teacher_key[1:]} if layers == self.depth else set(self.ways)
             wanted = [key for way in sorted(ways) if (key := (layers, *way)) not in self._judged]
-            self._judged.update(self._judge_all(layers, wanted))
+            rows = [Candidate(*key, tuple(range(layers)), trained=True) for key in wanted]
+            self._judged.update({row.key: row for row in self._judge_all(layers, rows)})
 
-    def _checkpoint(self, layers: int) -> Artifact:
-        """The trained checkpoint of a depth; the full depth is the teacher."""
+    def _judge_all(self, layers: int, rows: Sequence[Candidate]) -> list[Candidate]:
+        """The candidates of one depth, from its trained checkpoint; one that spoils becomes a row that says so."""
         if layers == self.depth:
-            return self._teacher
-        if not (self.folder / "checkpoints" / f"l{layers}").exists():
-            log.info("training %d layers", layers)
-        base = self._student_start(layers)
-        return self._trained(base, self.request.student, f"l{layers}", teacher=self._teacher)
-
-    @cached_property
-    def _teacher(self) -> Artifact:
-        if self.ready:
-            return self.start
-        if not (self.folder / "checkpoints" / "teacher").exists():
-            log.info("fine-tuning the teacher, %d layers", self.depth)
-        return self._trained(self.start, self.request.teacher, "teacher", teacher=None)
-
-    def _student_start(self, layers: int) -> Artifact:
-        if self.request.init_from is None:
-            return self.exporter.truncated(tuple(range(layers)))
-        out = self.folder / "checkpoints" / "base"
-        base = open_checkpoint(self.request.init_from)
-        if self.data.kind == "label":
-            base, _, _ = build.classifier(self.request.init_from, self.data, out, self.request.seed)
-        return build.Exporter(base, [], "", self.folder / "work" / "base").truncated(tuple(range(layers)))
-
-    def _trained(self, source: Artifact, config: TrainConfig, name: str, *, teacher: Artifact | None) -> Artifact:
-        if config.method == "none":
-            teacher = None
-        out, work = self.folder / "checkpoints" / name, self.folder / "work" / f"train-{name}"
-        return build.train_stage(source, config, out, data=self.data, teacher=teacher, work=work)
-
-    def _judge_all(self, layers: int, keys: Iterable[Key]) -> dict[Key, Candidate]:
-        """The candidates of one depth, from its trained checkpoint."""
-        rows = {key: Candidate(*key, tuple(range(layers)), trained=True) for key in keys}
-        try:
-            checkpoint = self._checkpoint(layers)
-        except (CheckFailed, MemoryError) as error:
             # Without a teacher there is nothing to compare with; without one student there are the others.
-            if layers == self.depth:
-                raise
-            return {key: self._failed(row, error) for key, row in rows.items()}
-        return {key: self._judge(row, checkpoint) for key, row in rows.items()}
+            self._must("training the teacher", "train", layers)
+        else:
+            try:
+                self.workshop.ask("train", layers)
+            except _SPOILS as error:
+                return [self._spoilt(row, error) for row in rows]
+        return [self._judge(row) for row in rows]
 
-    def _failed(self, candidate: Candidate, error: Exception) -> Candidate:
-        log.warning("%s failed: %s", candidate.name, error)
-        failed = replace(candidate, failed=str(error))
-        self.journal.append(failed)
-        return failed
-
-    def _judge(self, candidate: Candidate, checkpoint: Artifact) -> Candidate:
-        """One candidate through export, verification and its metric; a failure becomes its row."""
-        target, precision = candidate.target, candidate.precision
-        out = self.folder / "artifacts" / f"l{candidate.layers}-{target}-{precision}"
+    def _judge(self, candidate: Candidate) -> Candidate:
+        known = self._finished.get(candidate.key)
         try:
-            artifact = Artifact.open(out) if out.exists() else self.exporter.export(checkpoint, target, precision, out)
-            known = self._finished.get(candidate.key)
-            if known is not None and known.digest == artifact.digest:
-                return known
-            dev, test = self._evaluated(artifact)
-        except (CheckFailed, MemoryError) as error:
-            return self._failed(candidate, error)
-        self.journal.save_scores(candidate, dev, test)
-        judged = replace(
-            candidate,
-            bytes=artifact.manifest.bytes, dev=dev.metric_value(), test=test.metric_value(),
-            path=str(out.relative_to(self.folder)), digest=artifact.digest,
-            stages=tuple(artifact.manifest.checks["parity"]),
-        )  # fmt: skip
+            judged: Candidate | None = self.workshop.ask("judge", candidate, [known.digest] if known else [])
+        except _SPOILS as error:
+            return self._spoilt(candidate, error)
+        if judged is None:
+            assert known is not None
+            return known
         assert judged.test
-        log.info(
-            "%s: %s %.4f on test, %.1f MB",
-            judged.name,
-            judged.test.name,
-            judged.test.value,
-            judged.bytes / 1e6,
-        )
+        name, value = judged.test.name, judged.test.value
+        log.info("%s: %s %.4f on test, %.1f MB", judged.name, name, value, judged.bytes / 1e6)
         return judged
 
-    def _evaluated(self, artifact: Artifact) -> tuple[Scores, Scores]:
-        threads = self.request.bench.threads
-        with load(artifact.path, threads=threads) as model:
-            reference = self._reference_model(artifact, model)
-            try:
-                dev = evaluate(model, self.data.dev, reference)
-                return dev, dev if self.data.test_is_dev else evaluate(model, self.data.test, reference)
-            finally:
-                if reference is not None and reference is not model:
-                    reference.close()
-
-    def _reference_model(self, artifact: Artifact, model: Model) -> Model | None:
-        """What an encoder on unrated text is compared with: the full-depth fp32 one."""
-        if artifact.manifest.labels:
-            return None
-        path = self.folder / "artifacts" / "l{}-{}-{}".format(*self._teacher_key)
-        return load(path) if path.exists() and path != artifact.path else model
+    def _spoilt(self, candidate: Candidate, error: Exception) -> Candidate:
+        failed = _failed(candidate, error)
+        self.journal.append(failed)
+        return failed
 
     def _measure_trained(self, depths: Iterable[int]) -> None:
         """The numbers that decide: every trained candidate, teacher included, in one interleaved run."""
@@ -373,8 +291,10 @@ class _Sweep:
         if all(c.key in known and known[c.key].digest == c.digest for c in chosen):
             return
         log.info("measuring %d trained candidates", len(chosen))
-        for candidate in self._timed([(c, Artifact.open(self.folder / str(c.path))) for c in chosen]):
+        timed, conditions = self._timed([(c, self.folder / str(c.path)) for c in chosen])
+        for candidate in timed:
             self.journal.append(candidate)
+        self.journal.remember(conditions=conditions_facts(conditions))
 
     # -- the outcome ---------------------------------------------------------------------------------
 
@@ -397,7 +317,7 @@ class _Sweep:
                 "environment": environment(),
                 "warnings": [*self.data.warnings, *self.data.notes],
             },
-            teacher=list(self._teacher_key),
+            teacher=list(self.teacher_key),
             offered=[list(c.key) for c in measured if c.layers in self.layers],
         )  # fmt: skip
         return report_of(self.journal, limit, target.max_drop)
@@ -409,38 +329,81 @@ class _Sweep:
 
 def budget_facts(budget: Budget | None, max_drop: float | None) -> dict[str, Any]:
     """A budget as the report reads it."""
-    return {
-        "quantity": budget.quantity if budget else None,
-        "limit_ms": budget.limit_ms if budget else None,
-        "max_drop": max_drop,
-    }
+    return {"limits": budget.to_list() if budget else [], "max_drop": max_drop}
 
 
-def report_of(journal: Journal, budget: Budget | None, max_drop: float | None) -> Report:
-    """The report that a sweep folder's measurements give for a budget, without measuring anything.
+@dataclass(frozen=True)
+class _Told:
+    """What a sweep folder remembers of a finished fit."""
 
-    Raises InputError where the folder holds no finished measurements.
-    """
+    facts: dict[str, Any]
+    judged: tuple[Candidate, ...]
+    untrained: tuple[Candidate, ...]
+    teacher: Candidate | None
+    scores: dict[Key, Scores]
+
+
+def _told(journal: Journal) -> _Told:
     facts = journal.facts()
     if "report" not in facts:
         raise InputError("this fit has not finished", str(journal.folder), "run the same edgebert fit again")
-    told = {**facts["report"], "budget": budget_facts(budget, max_drop)}
     offered = {tuple(key) for key in facts["offered"]}
     trained = journal.candidates(trained=True)
-    teacher = next((c for c in trained if c.key == tuple(facts["teacher"])), None)
-    judged = [c for c in trained if c.key in offered]
-    untrained = [c for c in journal.candidates(trained=False) if c.key in offered]
+    judged = tuple(c for c in trained if c.key in offered)
     done = {c.key for c in judged}
-    candidates = tuple(sorted([*judged, *(c for c in untrained if c.key not in done)], key=lambda c: c.key))
+    untrained = tuple(c for c in journal.candidates(trained=False) if c.key in offered - done)
+    teacher = next((c for c in trained if c.key == tuple(facts["teacher"])), None)
     scores = {c.key: s for c in judged if (s := journal.scores(c)) is not None}
-    verdict = choose(candidates, scores, teacher, budget, max_drop)
+    return _Told(facts, judged, untrained, teacher, scores)
+
+
+def report_of(journal: Journal, budget: Budget | None, max_drop: float | None, benches: Sequence[Path] = ()) -> Report:
+    """The report that a sweep folder's measurements give for a budget, without measuring anything.
+
+    ``benches`` are files that ``edgebert bench --json`` wrote on other machines, shown beside it. Raises
+    InputError where the folder holds no finished measurements, or a file is about other artifacts.
+    """
+    told = _told(journal)
+    facts, conditions = told.facts["report"], told.facts.get("conditions", {})
+    candidates = tuple(sorted([*told.judged, *told.untrained], key=lambda c: c.key))
+    verdict = choose(candidates, told.scores, told.teacher, budget, max_drop)
     return Report(
-        command=told["command"], created=told["created"], task=told["task"], model=told["model"], data=told["data"],
-        budget=told["budget"], teacher=teacher, candidates=candidates,
-        verdict=replace(verdict, against_teacher=_against_teacher(journal, verdict.pick, teacher)),
-        depth_lines=_depth_lines(journal.candidates(trained=False)),
-        environment=told["environment"], warnings=tuple(told["warnings"]),
+        command=facts["command"], created=facts["created"], task=facts["task"], model=facts["model"],
+        data=facts["data"], budget=budget_facts(budget, max_drop), teacher=told.teacher, candidates=candidates,
+        verdict=replace(verdict, against_teacher=_against_teacher(journal, verdict.pick, told.teacher)),
+        depth_lines=_depth_lines(journal.candidates(trained=False)), environment=facts["environment"],
+        warnings=(*_unstable(conditions), *facts["warnings"]), conditions=conditions,
+        devices=tuple(_elsewhere(told, read_device(path, told.judged), budget, max_drop) for path in benches),
     )  # fmt: skip
+
+
+def _elsewhere(told: _Told, device: Device, budget: Budget | None, max_drop: float | None) -> Elsewhere:
+    candidates = device.measured(told.judged)
+    verdict = choose(candidates, told.scores, told.teacher, budget, max_drop)
+    return Elsewhere(device.name, device.environment, device.conditions, candidates, verdict)
+
+
+def pick_elsewhere(journal: Journal, budget: Budget | None, max_drop: float | None, benches: Sequence[Path]) -> Report:
+    """The report in which other machines decide: the pick fits on all of those that ``benches`` are from.
+
+    Raises InputError as :func:`report_of` does.
+    """
+    told, report = _told(journal), report_of(journal, budget, max_drop, benches)
+    devices = [read_device(path, told.judged) for path in benches]
+    candidates = slowest(told.judged, devices, budget)
+    verdict = choose(candidates, told.scores, told.teacher, budget, max_drop)
+    restless = tuple(f"{d.name}: {text}" for d in devices for text in _unstable(d.conditions))
+    return replace(
+        report,
+        candidates=candidates,
+        verdict=replace(verdict, against_teacher=_against_teacher(journal, verdict.pick, told.teacher)),
+        warnings=(*restless, *told.facts["report"]["warnings"]),
+    )
+
+
+def _unstable(conditions: Mapping[str, Any]) -> tuple[str, ...]:
+    reasons = conditions.get("reasons", [])
+    return (f"the machine was unstable while latencies were measured: {'; '.join(reasons)}",) if reasons else ()
 
 
 def _against_teacher(journal: Journal, pick: Candidate | None, teacher: Candidate | None) -> Metric | None:

@@ -123,6 +123,19 @@ def table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(lines)
 
 
+def calm(conditions: Document) -> str:
+    """How calm the machine was, in a line; the reasons where it was not."""
+    if not conditions:
+        return "nothing was measured"
+    numbers = (
+        f"reference drift {conditions['drift']:.1%}, stolen {conditions['steal']:.1%}, "
+        f"other programs {conditions['background']:.1%} of the CPU, throttled {conditions['throttled']} times"
+    )
+    if conditions["stable"]:
+        return f"machine calm: {numbers}"
+    return f"UNSTABLE, do not trust these numbers: {'; '.join(conditions['reasons'])} ({numbers})"
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
     """The program. Exit codes: docs/exit-codes.md."""
     sys.exit(_run(argv))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 
 import click
 
 from edgebert.artifact import MANIFEST, Artifact
-from edgebert.cli import Document, command, flags, table
+from edgebert.choosing.journal import Journal
+from edgebert.cli import Document, calm, command, flags, table
 from edgebert.errors import EdgebertError, InputError
+from edgebert.judging.conditions import conditions_facts
+from edgebert.judging.evaluate import text_of
 from edgebert.judging.latency import BenchConfig, Contender, Latency, measure
+from edgebert.judging.parity import sample
+from edgebert.machine import environment
 from edgebert.registry import target_named
 from edgebert.serving.tokens import Text
+from edgebert.training.data import read
 
 log = logging.getLogger("edgebert")
 
@@ -26,7 +33,8 @@ def _show(document: Document) -> str:
             Path(r["artifact"]).name, r["target"], r["precision"],
             f"{r['p50_ms']:.2f}", f"{r['p50_low']:.2f}-{r['p50_high']:.2f}",
             "-" if r["p95_ms"] is None else f"{r['p95_ms']:.2f}", f"{r['tokenize_p50_ms']:.2f}",
-            f"{r['texts_per_s']:.0f}", f"{r['memory_bytes'] / 1e6:.0f}", f"{r['cold_start_ms']:.0f}", str(r["samples"]),
+            f"{r['texts_per_s']:.0f}", _ratio(r["latency"]["ratio"]),
+            f"{r['memory_bytes'] / 1e6:.0f}", f"{r['cold_start_ms']:.0f}", str(r["samples"]),
         )
         for r in document["results"]
     ]  # fmt: skip
@@ -39,11 +47,16 @@ def _show(document: Document) -> str:
         "p95 ms",
         "tokens ms",
         "texts/s",
+        "x reference",
         "MB RAM",
         "start ms",
         "samples",
     )
-    return table(heads, rows)
+    return "\n".join([table(heads, rows), f"reference: {document['reference']}", calm(document["conditions"])])
+
+
+def _ratio(ratio: Document | None) -> str:
+    return "-" if ratio is None else f"{ratio['value']:.3f} ({ratio['low']:.3f}-{ratio['high']:.3f})"
 
 
 @command("edgebert bench edgebert-out/minilm-l3-cpu-int8 --target cpu,torch", _show)
@@ -66,20 +79,29 @@ def run(
 ) -> Document:
     """Measure artifacts, each in its own process, interleaved in rounds, tokenization included.
 
-    Without ARTIFACT, everything under edgebert-out.
+    ARTIFACT may be a folder of several, such as that of a fit; without it, everything under edgebert-out.
     """
     for name in target or ():
         target_named(name).resolve()
     opened = [Artifact.open(path) for path in _found(artifacts)]
     jobs = [(artifact, name) for artifact in opened for name in target or (artifact.manifest.target,)]
     config = BenchConfig(batch_size=batch_size, seq_len=seq_len, threads=threads, samples=samples, seed=seed)
-    results = measure([Contender(a.path, name) for a, name in jobs], _texts(data, columns), config)
-    for result in results:
+    # The largest is the reference: it is slow enough for the clock, and the same in every run.
+    reference = max(range(len(jobs)), key=lambda i: (jobs[i][0].manifest.architecture.layers, _size(jobs[i][0]), -i))
+    found = measure([Contender(a.path, name) for a, name in jobs], _texts(data, columns, artifacts), config, reference)
+    entries = []
+    for (artifact, name), result in zip(jobs, found.results, strict=True):
         if isinstance(result, EdgebertError):
             raise result
+        entries.append(_entry(artifact, name, result))
     return {
-        "results": [_entry(a, name, r) for (a, name), r in zip(jobs, results, strict=True) if isinstance(r, Latency)]
-    }
+        "results": entries, "reference": found.conditions and found.conditions.reference,
+        "conditions": conditions_facts(found.conditions), "environment": environment(),
+    }  # fmt: skip
+
+
+def _size(artifact: Artifact) -> int:
+    return artifact.manifest.bytes
 
 
 def _found(paths: tuple[Path, ...]) -> list[Path]:
@@ -104,13 +126,14 @@ def _hidden(path: Path) -> bool:
     return any(part in _NOT_ARTIFACTS or part.startswith(".") for part in path.parts)
 
 
-def _texts(data: str | None, columns: dict[str, str]) -> list[Text]:
-    from edgebert.judging.evaluate import text_of
-    from edgebert.judging.parity import sample
-    from edgebert.training.data import read
-
+def _texts(data: str | None, columns: dict[str, str], artifacts: tuple[Path, ...]) -> list[Text]:
+    """The texts of ``data``; those of the fit whose folder is measured; or the packaged sample."""
     if data is not None:
         return [text_of(row) for row in read(data, columns).test]
+    for folder in artifacts:
+        if texts := Journal(folder).bench_texts():
+            log.info("timing the texts that the fit in %s was measured with", folder)
+            return texts
     log.info("no --data: timing edgebert's packaged text sample")
     return sample()
 
@@ -124,4 +147,6 @@ def _entry(artifact: Artifact, target: str, latency: Latency) -> Document:
         "p95_ms": latency.p95, "p95_low": latency.p95_low, "p95_high": latency.p95_high,
         "tokenize_p50_ms": latency.tokenize_p50, "texts_per_s": latency.texts_per_s,
         "cold_start_ms": latency.cold_start_ms, "memory_bytes": latency.memory_bytes,
+        "ratio": latency.ratio and latency.ratio.value, "digest": artifact.digest,
+        "latency": dataclasses.asdict(latency),
     }  # fmt: skip

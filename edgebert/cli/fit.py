@@ -21,13 +21,7 @@ from edgebert.machine import readable
 @command("edgebert fit --model bert-base-uncased --data reviews.csv --budget p95=10ms -o fitted", show)
 @flags.model
 @flags.data(required=True)
-@click.option("--budget", default=None, help="Upper limit of one text's latency, text to answer: p95=10ms or p50=4ms.")
-@click.option(
-    "--max-drop",
-    type=float,
-    default=None,
-    help="Points the pick may lose against the full-depth fp32 teacher.",
-)
+@flags.budget
 @flags.layers("Depths to try [default: all].")
 @flags.targets("cpu")
 @flags.precisions("fp32,int8")
@@ -64,7 +58,8 @@ def run(
     check_max_drop(max_drop)
     # After the cheap checks: these import torch.
     from edgebert.choosing.report import write_report
-    from edgebert.choosing.sweep import FitRequest, fit
+    from edgebert.choosing.request import FitRequest
+    from edgebert.choosing.sweep import fit
     from edgebert.training.trainer import FINE_TUNE, TrainConfig
 
     chosen = {name: value for name, value in training.items() if value is not None}

@@ -107,6 +107,24 @@ def precisions(default: str) -> Callable[[F], F]:
     return click.option("--precision", type=NAMES, default=default, help="fp32, int8, int8-dynamic; one or a list.")
 
 
+def budget(function: F) -> F:
+    """``--budget`` and ``--max-drop``: what a pick must keep to."""
+    function = click.option(
+        "--max-drop", type=float, default=None, help="Points the pick may lose against the full-depth fp32 teacher."
+    )(function)
+    return click.option(
+        "--budget",
+        default=None,
+        help="What the pick must keep to, one or a list: p95=10ms or p50=4ms (one text per call, text to answer), "
+        "size=25MB, memory=200MB.",
+    )(function)
+
+
+def benches(text: str) -> Callable[[F], F]:
+    """``--bench``: files of measurements, one or a list."""
+    return click.option("--bench", type=NAMES, default=(), show_default=False, help=text)
+
+
 def bench(function: F) -> F:
     """What is timed: threads, batch size, length."""
     function = click.option(

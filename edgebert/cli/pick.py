@@ -8,7 +8,7 @@ import click
 
 from edgebert.choosing.budget import check_max_drop, parse_budget
 from edgebert.choosing.candidate import Candidate, Report
-from edgebert.cli import Document, command, table
+from edgebert.cli import Document, calm, command, flags, table
 from edgebert.errors import NothingFits, UsageError
 
 
@@ -23,6 +23,10 @@ def show(document: Document) -> str:
         lines += [f"nearest: {_named(c)}: {c['why']}" for c in document["nearest"][:1]]
     else:
         lines.append(f"pick: {_named(pick)}: {document['reason']}")
+        lines += [f"as accurate, within the noise of dev: {', '.join(document['ties'])}"] if document["ties"] else []
+        lines += [f"as fast, within the noise: {', '.join(document['as_fast'])}"] if document["as_fast"] else []
+    if document["conditions"]:
+        lines.append(calm(document["conditions"]))
     if document["report"]:
         lines.append(f"report: {document['report']}")
     return "\n".join(lines)
@@ -52,6 +56,8 @@ def document_of(report: Report, folder: Path, page: str | None) -> Document:
         "pick": _placed(verdict.pick, folder) if verdict.pick else None,
         "reason": verdict.reason,
         "ties": list(verdict.ties),
+        "as_fast": list(verdict.as_fast),
+        "conditions": dict(report.conditions),
         "nearest": [{**_placed(c, folder), "why": why} for c, why in verdict.nearest],
         "candidates": [_placed(c, folder) for c in report.candidates],
         "report": page,
@@ -72,19 +78,33 @@ def require_pick(document: Document, report: Report) -> Document:
     raise NothingFits(report.verdict.reason, where, "raise the budget, or give a smaller model", document)
 
 
-@command("edgebert pick edgebert-out --budget p95=6ms", show)
+@command("edgebert pick edgebert-out --budget p95=6ms --bench device.json", show)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--budget", default=None, help="Upper limit of one text's latency: p95=10ms or p50=4ms.")
-@click.option("--max-drop", type=float, default=None, help="Points the pick may lose against the teacher.")
-def run(folder: Path, budget: str | None, max_drop: float | None) -> Document:
+@flags.budget
+@flags.benches("Decide by measurements from other machines: what edgebert bench DIR --json wrote there.")
+def run(folder: Path, budget: str | None, max_drop: float | None, bench: tuple[str, ...]) -> Document:
     """Pick again from the measurements of a fit; nothing is measured, trained or written."""
     from edgebert.choosing.journal import Journal
-    from edgebert.choosing.sweep import report_of
+    from edgebert.choosing.sweep import pick_elsewhere, report_of
 
     if budget is None and max_drop is None:
         raise UsageError("nothing to pick by", "--budget", "give --budget p95=10ms, --max-drop 1.0, or both")
     limit = parse_budget(budget) if budget is not None else None
     check_max_drop(max_drop)
+    if bench:
+        report = pick_elsewhere(Journal(folder), limit, max_drop, [Path(name) for name in bench])
+        return require_pick({**document_of(report, folder, None), "devices": _devices(report)}, report)
     report = report_of(Journal(folder), limit, max_drop)
     page = folder / "report.html"
     return require_pick(document_of(report, folder, str(page) if page.is_file() else None), report)
+
+
+def _devices(report: Report) -> list[Document]:
+    """Each device with the candidate that it would get if it were alone."""
+    return [
+        {
+            "name": device.name, "environment": dict(device.environment), "conditions": dict(device.conditions),
+            "pick": device.verdict.pick.to_dict() if device.verdict.pick else None, "reason": device.verdict.reason,
+        }
+        for device in report.devices
+    ]  # fmt: skip

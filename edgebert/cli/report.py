@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from edgebert.choosing.budget import Budget
-from edgebert.cli import Document, command
+from edgebert.cli import Document, command, flags
 from edgebert.cli.pick import document_of, show
 
 
-@command("edgebert report edgebert-out", show)
+@command("edgebert report edgebert-out --bench device.json", show)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-def run(folder: Path) -> Document:
+@flags.benches("Show measurements from other machines too: what edgebert bench DIR --json wrote there.")
+def run(folder: Path, bench: tuple[str, ...]) -> Document:
     """Write report.html, report.md and report.json of a fit again, from its measurements."""
     from edgebert.choosing.journal import Journal
     from edgebert.choosing.report import write_report
@@ -22,6 +23,6 @@ def run(folder: Path) -> Document:
 
     journal = Journal(folder)
     told: dict[str, Any] = journal.facts().get("report", {}).get("budget", {})
-    limit = Budget(told["quantity"], told["limit_ms"]) if told.get("quantity") else None
-    report = report_of(journal, limit, told.get("max_drop"))
+    limit = Budget.from_list(told.get("limits", []))
+    report = report_of(journal, limit, told.get("max_drop"), [Path(name) for name in bench])
     return document_of(report, folder, str(write_report(folder, report)))

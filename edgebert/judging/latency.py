@@ -1,36 +1,35 @@
 """Honest latency: every candidate in its own process, measured in turn, round after round.
 
 Runtimes in one process spoil each other's timings, and a machine's speed drifts; so each candidate has a
-worker process, all are given the same texts in each round, in a random order, and intervals come from a
-bootstrap over rounds, since samples of one round share its luck.
+worker process, all are given the same texts in each round, in a random order, beside a reference candidate
+that tells how the machine's own speed varied. What rounds say is computed in ``rounds.py``, how calm the
+machine was in ``conditions.py``.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import random
-import subprocess
-import sys
+import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from edgebert.child import Child, ChildDied
 from edgebert.errors import EdgebertError, EnvironmentMissing, InputError
+from edgebert.judging.conditions import Conditions, Watch
+from edgebert.judging.rounds import Ratio, deal, paired_ratio, round_interval
 from edgebert.progress import bar
 from edgebert.runtimes.session import SessionConfig
 from edgebert.serving.tokens import Text
 
-Float = npt.NDArray[np.float64]
-
 # Below this many samples the 95th percentile rests on fewer than ten values.
 SAMPLES_FOR_P95 = 200
-_RESAMPLES = 1000
 # Thread pools of the candidate before may still spin for a moment.
 _SETTLE_SECONDS = 0.02
 # Uncounted calls at the start of every round: threads that slept wake on the wrong core, and the scheduler
@@ -40,10 +39,15 @@ _WARM_MS = 60.0
 
 @dataclass(frozen=True)
 class Contender:
-    """What to measure: an artifact's folder on a target."""
+    """What to measure: an artifact's folder on a target, and what to call it."""
 
     path: Path
     target: str
+
+    @property
+    def name(self) -> str:
+        """What conditions and errors call it."""
+        return f"{self.path.name} on {self.target}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class BenchConfig:
     seq_len: int | None = None
     threads: int | None = None
     samples: int = 400
-    rounds: int = 10
+    rounds: int = 20
     seconds: float = 30.0
     seed: int = 0
 
@@ -70,7 +74,9 @@ class Latency:
 
     ``p95`` and its interval are None below 200 samples. ``tokenize_p50`` is the part of the call spent on
     tokens; ``cold_start_ms`` runs from opening the artifact to the first answer; ``memory_bytes`` is the
-    worker's resident memory after the last round.
+    worker's resident memory after the last round. ``ratio`` is the median over rounds of this latency over
+    the reference's in the same round (None where there was no reference), ``rounds`` the medians themselves,
+    and ``run`` names the measurement: rounds of one run can be compared in pairs.
     """
 
     p50: float
@@ -87,31 +93,64 @@ class Latency:
     threads: int
     cold_start_ms: float
     memory_bytes: int
+    ratio: Ratio | None = None
+    rounds: tuple[float, ...] = ()
+    run: str = ""
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Latency:
+        """From plain JSON types; unknown fields are ignored. Raises TypeError where one is missing."""
+        known = {f.name: document[f.name] for f in dataclasses.fields(cls) if f.name in document}
+        known["ratio"] = Ratio(**known["ratio"]) if known.get("ratio") else None
+        known["rounds"] = tuple(known.get("rounds", ()))
+        return cls(**known)
+
+    def against(self, other: Latency) -> Ratio | None:
+        """How many times the other's latency, by paired rounds; None where the two are of different runs."""
+        if not self.run or self.run != other.run or len(self.rounds) != len(other.rounds):
+            return None
+        return paired_ratio(self.rounds, other.rounds)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The outcome for each contender, in order, and how calm the machine was meanwhile."""
+
+    results: tuple[Latency | EdgebertError, ...]
+    conditions: Conditions | None
 
 
 def measure(
-    contenders: Sequence[Contender], texts: Sequence[Text], config: BenchConfig
-) -> list[Latency | EdgebertError]:
-    """Latency of each contender, in order, or the error that kept it from being measured.
+    contenders: Sequence[Contender], texts: Sequence[Text], config: BenchConfig, reference: int = 0
+) -> Measurement:
+    """Measure contenders, each against the one at place ``reference`` (where that breaks, the first that works).
 
-    All run on the same texts in the same rounds. Raises InputError without texts.
+    All run on the same texts in the same rounds. A contender that breaks is an error in its place. Raises
+    InputError without texts.
     """
     if not texts:
         raise InputError("no texts to measure on", "the data", "give data with at least one text")
+    calls = _calls(texts, config)
     with ExitStack() as stack:
-        workers = [_start(stack, contender, config) for contender in contenders]
-        alive = [worker for worker in workers if isinstance(worker, _Worker)]
-        for worker in alive:
+        workers = [_Worker(stack, contender, config) for contender in contenders]
+        for worker in workers:
             worker.open()
-        calls = _calls(texts, config)
-        for worker in alive:
-            worker.warm_up(calls[: max(5, config.rounds)])
-        _run_rounds([worker for worker in alive if worker.error is None], calls, config)
-        return [_outcome(worker, config) for worker in workers]
+        for worker in workers:
+            worker.warm_up(calls[0])
+        watch = Watch([worker.pid for worker in workers])
+        _run_rounds([worker for worker in workers if worker.error is None], calls, config)
+        whole = [worker for worker in workers if worker.error is None]
+        if not whole:
+            return Measurement(tuple(worker.error for worker in workers if worker.error), None)
+        yardstick = workers[reference] if workers[reference].error is None else whole[0]
+        conditions = watch.conditions(yardstick.name, yardstick.medians)
+    run = secrets.token_hex(8)
+    results = tuple(worker.error or worker.latency(config, yardstick, run) for worker in workers)
+    return Measurement(results, conditions)
 
 
-def _calls(texts: Sequence[Text], config: BenchConfig) -> list[list[Text]]:
-    """``samples`` calls of ``batch_size`` texts, drawn without replacement for as long as texts last."""
+def _calls(texts: Sequence[Text], config: BenchConfig) -> list[list[list[Text]]]:
+    """For each round its calls of ``batch_size`` texts, drawn without replacement for as long as texts last."""
     generator = random.Random(config.seed)
     pool: list[Text] = []
     calls = []
@@ -122,117 +161,86 @@ def _calls(texts: Sequence[Text], config: BenchConfig) -> list[list[Text]]:
             pool += fresh
         calls.append(pool[: config.batch_size])
         pool = pool[config.batch_size :]
-    return calls
+    return deal(calls, [sum(map(_length, call)) for call in calls], config.rounds, config.seed)
 
 
-def _run_rounds(workers: list[_Worker], calls: list[list[Text]], config: BenchConfig) -> None:
+def _length(text: Text) -> int:
+    return len(text) if isinstance(text, str) else sum(map(len, text))
+
+
+def _run_rounds(workers: Sequence[_Worker], calls: Sequence[list[list[Text]]], config: BenchConfig) -> None:
     generator = random.Random(config.seed)
-    size = -(-len(calls) // config.rounds)
-    for start in bar(range(0, len(calls), size), "measuring"):
+    for hand in bar(calls, "measuring"):
         order = list(workers)
         generator.shuffle(order)
         for worker in order:
             time.sleep(_SETTLE_SECONDS)
-            worker.round(calls[start : start + size], config)
-
-
-def _outcome(worker: _Worker | EdgebertError, config: BenchConfig) -> Latency | EdgebertError:
-    if isinstance(worker, EdgebertError):
-        return worker
-    return worker.error or worker.latency(config)
-
-
-@contextmanager
-def _running(process: subprocess.Popen[str]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe:
-                pipe.close()
-
-
-def _start(stack: ExitStack, contender: Contender, config: BenchConfig) -> _Worker | EdgebertError:
-    command = [sys.executable, "-m", "edgebert.judging.latency_worker"]
-    settings = {
-        "path": str(contender.path),
-        "target": contender.target,
-        "threads": config.threads,
-        "seq_len": config.seq_len,
-    }
-    process = subprocess.Popen(
-        [*command, json.dumps(settings)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        # Ctrl-C in a terminal goes to the whole group: we end the workers, they need not complain too.
-        process_group=0,
-    )
-    stack.enter_context(_running(process))
-    return _Worker(process, contender)
+            worker.round(hand, config)
 
 
 class _Worker:
     """One candidate's process, and what it has measured so far."""
 
-    def __init__(self, process: subprocess.Popen[str], contender: Contender) -> None:
-        self._process, self._contender = process, contender
+    def __init__(self, stack: ExitStack, contender: Contender, config: BenchConfig) -> None:
+        settings = {
+            "path": contender.path, "target": contender.target,
+            "threads": config.threads, "seq_len": config.seq_len, "warm_ms": _WARM_MS,
+        }  # fmt: skip
+        self._child = stack.enter_context(Child("edgebert.judging.latency_worker", settings))
+        self._contender = contender
         self._totals: list[list[float]] = []
         self._tokenize: list[float] = []
         self._call_ms = 0.0
-        self._facts: dict[str, Any] = {}
+        self._cold_start_ms = 0.0
+        self._memory_bytes = 0
         self.error: EdgebertError | None = None
 
+    @property
+    def name(self) -> str:
+        return self._contender.name
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def medians(self) -> list[float]:
+        """Of each round, in ms."""
+        return [float(np.median(values)) for values in self._totals]
+
     def open(self) -> None:
-        self._facts = self._ask([])
+        answer = self._ask("open")
+        self._cold_start_ms = answer.get("cold_start_ms", 0.0)
 
     def warm_up(self, calls: list[list[Text]]) -> None:
-        answer = self._ask(calls)
+        answer = self._ask("round", calls)
         # The first calls still fill caches: judge the speed by the later half.
         half = answer.get("total_ms", [0.0])[len(calls) // 2 :]
         self._call_ms = float(np.median(half)) if half else 0.0
 
     def round(self, calls: list[list[Text]], config: BenchConfig) -> None:
-        if self.error is not None:
-            return
         affordable = int(config.seconds / config.rounds * 1e3 / max(self._call_ms, 1e-3))
-        answer = self._ask(calls[: max(2, affordable)])
+        answer = self._ask("round", calls[: max(2, affordable)])
         if self.error is None:
             self._totals.append(answer["total_ms"])
             self._tokenize += answer["tokenize_ms"]
-            self._facts["memory_bytes"] = answer["memory_bytes"]
+            self._memory_bytes = answer["memory_bytes"]
 
-    def _ask(self, calls: list[list[Text]]) -> dict[str, Any]:
-        """One line there, one line back; a worker that died or refused sets ``error``."""
+    def _ask(self, method: str, *arguments: object) -> dict[str, Any]:
+        """The worker's answer; one that died or refused sets ``error``, and is not asked again."""
         if self.error is not None:
             return {}
-        line = ""
         try:
-            assert self._process.stdin
-            assert self._process.stdout
-            self._process.stdin.write(json.dumps({"calls": calls, "warm_ms": _WARM_MS}) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            pass
-        answer: dict[str, Any] = json.loads(line) if line else {}
-        if "error" in answer:
-            self.error = (
-                InputError(*answer["error"]) if answer["exit_code"] == 3 else EnvironmentMissing(*answer["error"])
-            )
-        elif not answer:
-            code = self._process.wait()
-            self.error = EnvironmentMissing(
-                f"the measuring process ended with {code}",
-                str(self._contender.path),
-                "see above; it may lack memory",
-            )
-        return answer
+            answer: dict[str, Any] = self._child.ask(method, *arguments)
+            return answer
+        except ChildDied as death:
+            remedy = "see above; it may lack memory"
+            self.error = EnvironmentMissing(f"measuring failed: {death}", str(self._contender.path), remedy)
+        except EdgebertError as error:
+            self.error = error
+        return {}
 
-    def latency(self, config: BenchConfig) -> Latency:
+    def latency(self, config: BenchConfig, reference: _Worker, run: str) -> Latency:
         samples = np.concatenate([np.array(values) for values in self._totals])
         enough = len(samples) >= SAMPLES_FOR_P95
         p50_low, p50_high = round_interval(self._totals, 50)
@@ -244,36 +252,6 @@ class _Worker:
             texts_per_s=config.batch_size * 1e3 / float(samples.mean()),
             samples=len(samples), batch_size=config.batch_size, seq_len=config.seq_len,
             threads=SessionConfig(config.threads).thread_count,
-            cold_start_ms=float(self._facts["cold_start_ms"]), memory_bytes=int(self._facts["memory_bytes"]),
+            cold_start_ms=self._cold_start_ms, memory_bytes=self._memory_bytes,
+            ratio=paired_ratio(self.medians, reference.medians), rounds=tuple(self.medians), run=run,
         )  # fmt: skip
-
-
-def round_interval(rounds: Sequence[Sequence[float]], percentile: float, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of a percentile: rounds are resampled, then samples within each."""
-    generator = np.random.default_rng(seed)
-    arrays = [np.asarray(values, dtype=np.float64) for values in rounds]
-    values = []
-    for _ in range(_RESAMPLES):
-        chosen = generator.integers(0, len(arrays), size=len(arrays))
-        pooled = [generator.choice(arrays[i], size=len(arrays[i])) for i in chosen]
-        values.append(np.percentile(np.concatenate(pooled), percentile))
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
-@dataclass(frozen=True)
-class DepthLine:
-    """Latency over depth as ``a + b * layers`` (ms), with the largest relative residual."""
-
-    a: float
-    b: float
-    worst: float
-
-
-def depth_line(layers: Sequence[int], p50: Sequence[float]) -> DepthLine | None:
-    """Least squares over at least three depths; None for fewer, where a line says nothing."""
-    if len(set(layers)) < 3:
-        return None
-    b, a = np.polyfit(np.asarray(layers, dtype=np.float64), np.asarray(p50), 1)
-    fitted = a + b * np.asarray(layers)
-    return DepthLine(float(a), float(b), float(np.max(np.abs(fitted - p50) / p50)))

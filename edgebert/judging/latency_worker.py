@@ -1,84 +1,67 @@
-"""The measured process: opens one artifact, then answers one line of calls with one line of timings.
+"""The measured process: opens one artifact, then answers calls with their timings.
 
-Started by :mod:`edgebert.judging.latency`; stdin and stdout carry JSON lines and nothing else.
+Started by :mod:`edgebert.judging.latency` as a child of :mod:`edgebert.child`.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgebert.artifact import Artifact
-from edgebert.errors import EdgebertError, translate
+from edgebert.child import serve
 from edgebert.registry import target_named
 from edgebert.runtimes.session import SessionConfig
 from edgebert.serving.model import Model
 from edgebert.serving.tokens import Text, TextTokenizer
 
-
-def main() -> None:
-    """Serve until stdin closes."""
-    settings = json.loads(sys.argv[1])
-    model: Model | None = None
-    for line in sys.stdin:
-        try:
-            if model is None:
-                model, answer = _open(settings)
-            else:
-                answer = _round(model, json.loads(line), settings["seq_len"])
-        except Exception as error:
-            known = translate(error)
-            if known is None:
-                raise
-            answer = _refusal(known)
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+Calls = Sequence[Sequence[Text]]
 
 
-def _open(settings: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
-    start = time.perf_counter()
-    artifact = Artifact.open(Path(settings["path"]))
-    session_config = SessionConfig(settings["threads"], timing_only=True)
-    session = target_named(settings["target"]).resolve()(artifact, session_config)
-    model = Model(artifact, session, TextTokenizer(artifact, settings["seq_len"]))
-    model.answer(model.tokenize(["a first answer"]))
-    cold = (time.perf_counter() - start) * 1e3
-    return model, {"cold_start_ms": cold, "facts": model.facts(), "memory_bytes": _resident()}
+class _Measured:
+    """One artifact on one target, as the settings say."""
 
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._seq_len: int | None = settings["seq_len"]
+        self._warm_ms: float = settings["warm_ms"]
+        start = time.perf_counter()
+        artifact = Artifact.open(settings["path"])
+        session_config = SessionConfig(settings["threads"], timing_only=True)
+        session = target_named(settings["target"]).resolve()(artifact, session_config)
+        self._model = Model(artifact, session, TextTokenizer(artifact, self._seq_len))
+        self._model.answer(self._model.tokenize(["a first answer"]))
+        self._cold_start_ms = (time.perf_counter() - start) * 1e3
 
-def _texts(calls: list[list[Any]]) -> list[list[Text]]:
-    return [[tuple(item) if isinstance(item, list) else item for item in call] for call in calls]
+    def open(self) -> dict[str, Any]:
+        """What it took to the first answer."""
+        return {"cold_start_ms": self._cold_start_ms}
 
+    def round(self, calls: Calls) -> dict[str, Any]:
+        """Milliseconds of each call, its tokenization apart, and the memory this process holds after them."""
+        if self._seq_len:
+            calls = [[_stretched(item, self._seq_len) for item in call] for call in calls]
+        self._warm_up(calls)
+        tokenize, total = [], []
+        for texts in calls:
+            start = time.perf_counter_ns()
+            tokens = self._model.tokenize(texts)
+            middle = time.perf_counter_ns()
+            self._model.answer(tokens)
+            end = time.perf_counter_ns()
+            tokenize.append((middle - start) / 1e6)
+            total.append((end - start) / 1e6)
+        return {"tokenize_ms": tokenize, "total_ms": total, "memory_bytes": _resident()}
 
-def _round(model: Model, asked: dict[str, Any], seq_len: int | None) -> dict[str, Any]:
-    calls = _texts(asked["calls"])
-    if seq_len:
-        calls = [[_stretched(item, seq_len) for item in call] for call in calls]
-    until = time.perf_counter() + asked["warm_ms"] / 1e3
-    for texts in itertools.cycle(calls):
-        model.answer(model.tokenize(texts))
-        if time.perf_counter() > until:
-            break
-    return _time(model, calls)
-
-
-def _time(model: Model, calls: Sequence[Sequence[Text]]) -> dict[str, Any]:
-    tokenize, total = [], []
-    for texts in calls:
-        start = time.perf_counter_ns()
-        tokens = model.tokenize(texts)
-        middle = time.perf_counter_ns()
-        model.answer(tokens)
-        end = time.perf_counter_ns()
-        tokenize.append((middle - start) / 1e6)
-        total.append((end - start) / 1e6)
-    return {"tokenize_ms": tokenize, "total_ms": total, "memory_bytes": _resident()}
+    def _warm_up(self, calls: Calls) -> None:
+        until = time.perf_counter() + self._warm_ms / 1e3
+        for texts in itertools.cycle(calls):
+            self._model.answer(self._model.tokenize(texts))
+            if time.perf_counter() > until:
+                return
 
 
 def _stretched(item: Text, seq_len: int) -> str:
@@ -87,10 +70,6 @@ def _stretched(item: Text, seq_len: int) -> str:
     # Every word is a token or more; an empty text has none to repeat.
     words = text.split() or ["a"]
     return " ".join((words * (seq_len // len(words) + 1))[:seq_len])
-
-
-def _refusal(error: EdgebertError) -> dict[str, Any]:
-    return {"error": [error.what, error.where, error.remedy], "exit_code": error.exit_code}
 
 
 def _resident() -> int:
@@ -103,4 +82,4 @@ def _resident() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    serve(_Measured)

@@ -1,0 +1,172 @@
+"""Where a fit's candidates are made: the head, the depths, training, exports, scores.
+
+It runs as a child process of the fit (:class:`Isolated`), so that what crashes an engine or eats all memory
+costs one candidate and not the night's work. Everything made lies in the fit's folder; answers are small.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from edgebert import build
+from edgebert.artifact import Artifact
+from edgebert.child import Child, ChildDied, serve
+from edgebert.choosing.candidate import Candidate
+from edgebert.choosing.journal import Journal
+from edgebert.choosing.request import FitRequest
+from edgebert.judging import parity
+from edgebert.judging.evaluate import evaluate
+from edgebert.judging.metrics import Scores
+from edgebert.serving.model import Model, load
+from edgebert.shaping.checkpoint import open_checkpoint
+from edgebert.training.data import Data, read
+
+if TYPE_CHECKING:
+    from edgebert.training.plan import TrainConfig
+
+log = logging.getLogger("edgebert")
+
+
+class Isolated:
+    """A workshop in a process of its own; one that died is replaced at the next question.
+
+    ``lock`` is the file descriptor of the folder's lock, held for as long as anyone works there.
+    """
+
+    def __init__(self, request: FitRequest, lock: int) -> None:
+        self._request, self._lock = request, lock
+        self._child: Child | None = None
+
+    def ask(self, method: str, *arguments: object) -> Any:
+        """What the workshop's method answers. Raises what it raised, or ChildDied."""
+        if self._child is None:
+            self._child = Child("edgebert.choosing.workshop", self._request, (self._lock,))
+        try:
+            return self._child.ask(method, *arguments)
+        except ChildDied:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
+
+
+class Workshop:
+    """Makes what is asked for, or opens what an earlier run of the same fit has made."""
+
+    def __init__(self, request: FitRequest) -> None:
+        self.request, self.folder = request, request.folder
+        self.journal = Journal(request.folder)
+        source = open_checkpoint(request.model)
+        self.depth = source.manifest.architecture.layers
+        self.start, self.data, self.ready = self._starting_point(source)
+
+    def _starting_point(self, source: Artifact) -> tuple[Artifact, Data, bool]:
+        """The full-depth checkpoint with the task's head, the data in its labels, whether it needs no training."""
+        data = read(self.request.data, self.request.columns, self.request.seed)
+        if data.kind != "label":
+            return source, data, True
+        out = self.folder / "checkpoints" / "start"
+        start, data, ready = build.classifier(self.request.model, data, out, self.request.seed)
+        if not ready:
+            name, count = source.manifest.name, len(data.labels)
+            log.info("%s is not fine-tuned for these %d labels: a teacher will be trained first", name, count)
+        return start, data, ready
+
+    def begin(self) -> Artifact:
+        """The full-depth checkpoint that everything starts from."""
+        return self.start
+
+    def untrained(self, layers: int, target: str, precision: str) -> Artifact:
+        """The first layers exported as they are: right in size and speed. Raises CheckFailed."""
+        return self._exporter.unproven(self._exporter.truncated(tuple(range(layers))), target, precision)
+
+    @cached_property
+    def _exporter(self) -> build.Exporter:
+        """Exports every depth from one trace, verified on train texts."""
+        work = self.folder / "work" / "stages"
+        return build.Exporter(self.start, *parity.ledger_texts(self.data), work)
+
+    # -- training ------------------------------------------------------------------------------------
+
+    def train(self, layers: int) -> Artifact:
+        """The trained checkpoint of a depth; the full depth is the teacher. Raises CheckFailed."""
+        if layers == self.depth:
+            return self._teacher
+        if not (self.folder / "checkpoints" / f"l{layers}").exists():
+            log.info("training %d layers", layers)
+        base = self._student_start(layers)
+        return self._trained(base, self.request.student, f"l{layers}", teacher=self._teacher)
+
+    @cached_property
+    def _teacher(self) -> Artifact:
+        if self.ready:
+            return self.start
+        if not (self.folder / "checkpoints" / "teacher").exists():
+            log.info("fine-tuning the teacher, %d layers", self.depth)
+        return self._trained(self.start, self.request.teacher, "teacher", teacher=None)
+
+    def _student_start(self, layers: int) -> Artifact:
+        if self.request.init_from is None:
+            return self._exporter.truncated(tuple(range(layers)))
+        out = self.folder / "checkpoints" / "base"
+        base = open_checkpoint(self.request.init_from)
+        if self.data.kind == "label":
+            base, _, _ = build.classifier(self.request.init_from, self.data, out, self.request.seed)
+        return build.Exporter(base, [], "", self.folder / "work" / "base").truncated(tuple(range(layers)))
+
+    def _trained(self, source: Artifact, config: TrainConfig, name: str, *, teacher: Artifact | None) -> Artifact:
+        if config.method == "none":
+            teacher = None
+        out, work = self.folder / "checkpoints" / name, self.folder / "work" / f"train-{name}"
+        return build.train_stage(source, config, out, data=self.data, teacher=teacher, work=work)
+
+    # -- judging -------------------------------------------------------------------------------------
+
+    def judge(self, candidate: Candidate, known: Sequence[str]) -> Candidate | None:
+        """A candidate through export, verification and its metric. Raises CheckFailed.
+
+        None where the artifact's digest is one of ``known``: it was judged before.
+        """
+        target, precision = candidate.target, candidate.precision
+        out = self.folder / "artifacts" / f"l{candidate.layers}-{target}-{precision}"
+        checkpoint = self.train(candidate.layers)
+        artifact = Artifact.open(out) if out.exists() else self._exporter.export(checkpoint, target, precision, out)
+        if artifact.digest in known:
+            return None
+        dev, test = self._evaluated(artifact)
+        self.journal.save_scores(candidate, dev, test)
+        return replace(
+            candidate,
+            bytes=artifact.manifest.bytes, dev=dev.metric_value(), test=test.metric_value(),
+            path=str(out.relative_to(self.folder)), digest=artifact.digest,
+            stages=tuple(artifact.manifest.checks["parity"]),
+        )  # fmt: skip
+
+    def _evaluated(self, artifact: Artifact) -> tuple[Scores, Scores]:
+        with load(artifact.path, threads=self.request.bench.threads) as model:
+            reference = self._reference_model(artifact, model)
+            try:
+                dev = evaluate(model, self.data.dev, reference)
+                return dev, dev if self.data.test_is_dev else evaluate(model, self.data.test, reference)
+            finally:
+                if reference is not None and reference is not model:
+                    reference.close()
+
+    def _reference_model(self, artifact: Artifact, model: Model) -> Model | None:
+        """What an encoder on unrated text is compared with: the full-depth fp32 one."""
+        if artifact.manifest.labels:
+            return None
+        path = self.folder / "artifacts" / "l{}-{}-{}".format(*self.request.teacher_key(self.depth))
+        return load(path) if path.exists() and path != artifact.path else model
+
+
+if __name__ == "__main__":
+    serve(Workshop)

@@ -1,0 +1,60 @@
+"""How calm the machine was: what is counted, and what makes a measurement untrustworthy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from edgebert.judging.conditions import MOST_DRIFT, Conditions, Watch, conditions_facts, drift_of
+
+CALM = Conditions("l6-cpu-fp32 on cpu", drift=0.03, steal=0.0, background=0.02, throttled=0, seconds=12.0)
+BUSY = "import time; end = time.time() + 30\nwhile time.time() < end: pass"
+
+
+def test_a_calm_machine_has_no_reasons() -> None:
+    assert CALM.stable
+    facts = conditions_facts(CALM)
+    assert json.loads(json.dumps(facts)) == facts
+    assert (facts["stable"], facts["reasons"]) == (True, [])
+    assert conditions_facts(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"drift": 0.4}, "the speed of l6-cpu-fp32 on cpu varied by 40% between rounds"),
+        ({"steal": 0.1}, "the host took 10% of the CPU time"),
+        ({"background": 0.5}, "other programs used 50% of the CPU time"),
+        ({"throttled": 3}, "the CPU was throttled 3 times"),
+    ],
+)
+def test_each_trouble_is_named(change: dict[str, float], words: str) -> None:
+    restless = replace(CALM, **change)  # type: ignore[arg-type]
+    assert not restless.stable
+    assert restless.reasons == (words,)
+
+
+def test_drift_is_the_spread_of_the_rounds_and_not_one_bad_round() -> None:
+    steady = [2.0, 2.01, 1.99] * 7
+    assert drift_of(steady) < 0.02
+    assert drift_of([*steady, 40.0]) < 0.02
+    assert drift_of([2.0] * 10 + [3.0] * 10) > MOST_DRIFT
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_another_program_is_counted_and_a_worker_of_ours_is_not() -> None:
+    with subprocess.Popen([sys.executable, "-c", BUSY]) as busy:
+        try:
+            foreign, ours = Watch([]), Watch([busy.pid])
+            time.sleep(1.0)
+            seen, own = foreign.conditions("x", [1.0]), ours.conditions("x", [1.0])
+        finally:
+            busy.kill()
+    # One program of ours keeps a CPU busy; what else runs here is in both.
+    assert seen.background - own.background > 0.1
+    assert seen.seconds >= 1.0
