@@ -44,6 +44,11 @@ class Forks:
         self._pid = int(self._line("pid"))
         assert self._pid > 1
 
+    @property
+    def pid(self) -> int:
+        """The process number of the command."""
+        return self._pid
+
     def kill(self, signal_number: int) -> None:
         """Send a signal to the command and what it started, as a terminal does; nothing where it has ended."""
         assert self._pid > 1

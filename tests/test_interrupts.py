@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import tiny
 from commands import one_cpu, tree
@@ -106,6 +107,43 @@ def test_an_interrupted_fit_goes_on_where_it_stopped(model: Path, data: Path, tm
     assert times(folder, "checkpoints", "artifacts") == finished
     assert len(rows(folder)) == 4
     assert not (folder / "work").exists()
+
+
+def test_a_candidate_whose_process_is_killed_is_a_row_and_the_rest_go_on(
+    model: Path, data: Path, tmp_path: Path, forks: Forks
+) -> None:
+    folder = tmp_path / "fit"
+    fitting = (
+        "fit", "--model", model, "--data", data, "--layers", "1,2", "--precision", "fp32", *QUICK,
+        "--budget", "p50=1s", "-o", folder,
+    )  # fmt: skip
+    forks.begin(*fitting)
+    forks.until("training 1 layers")
+    # As the kernel does where memory runs out.
+    workshop(forks.pid).kill()
+    done = forks.end()
+    assert done.code == 0, done.err
+    assert "1 layer fp32 on cpu failed: its process was killed by SIGKILL, perhaps for lack of memory" in done.err
+    one, two = sorted((row for row in rows(folder) if row["trained"]), key=lambda row: int(row["layers"]))
+    assert one["failed"] == "its process was killed by SIGKILL, perhaps for lack of memory"
+    assert two["failed"] is None
+    assert two["test"]
+    assert "failed: its process was killed" in (folder / "report.md").read_text("utf-8")
+
+    # The same command tries again what failed, and nothing else.
+    finished = times(folder, "artifacts")
+    forks.begin(*fitting)
+    again = forks.end()
+    assert again.code == 0, again.err
+    assert "training 1 layers" in again.err
+    assert finished.items() <= times(folder, "artifacts").items()
+    assert [row["failed"] for row in rows(folder)[-2:]] == [None, None]
+
+
+def workshop(pid: int) -> psutil.Process:
+    """The process in which a fit makes its candidates."""
+    (found,) = [c for c in psutil.Process(pid).children() if "edgebert.choosing.workshop" in c.cmdline()]
+    return found
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0])

@@ -17,7 +17,7 @@ import edgebert
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"edgebert": "edgebert", "exporters": "edgebert/exporters", "runtimes": "edgebert/runtimes"}
-DATA = ("py.typed", "data/*.txt", "choosing/templates/*.j2")
+DATA = ("py.typed", "data/*.txt", "data/*.onnx", "choosing/templates/*.j2")
 
 # One worker builds once for all of them (`--dist loadgroup`).
 pytestmark = pytest.mark.xdist_group("packaging")

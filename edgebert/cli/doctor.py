@@ -7,34 +7,57 @@ from pathlib import Path
 
 import click
 
-from edgebert.cli import Document, command
+from edgebert.cli import Document, calm, command
 from edgebert.errors import CheckFailed, EdgebertError
-from edgebert.machine import environment, has_bf16, has_int8_dot
+from edgebert.judging.conditions import Watch, conditions_facts
+from edgebert.judging.speed import gemm_speed
+from edgebert.machine import allowed_threads, environment, has_bf16, has_int8_dot
 from edgebert.registry import TARGETS
 
 
 def _show(document: Document) -> str:
     machine = document["machine"]
+    ready = [name for name, state in document["targets"].items() if state == "ready"]
     lines = [
         f"{machine['cpu']}, {machine['threads']} threads, {machine['memory_bytes'] / 1e9:.0f} GB RAM, "
         f"Python {machine['python']}",
-        f"int8 products: {document['int8']}",
-        f"bf16 training: {'native' if document['bf16'] else 'no, trains in fp32'}",
+        *(_speed_line(row) for row in document["speed"]),
+        f"int8: {document['int8']}; training: {'bf16' if document['bf16'] else 'fp32, no native bf16'}",
+        f"ready: {', '.join(['target ' + name for name in ready] + _ready(document['commands']))}",
+        *(f"missing: {what}: {state}" for what, state in _missing(document)),
+        calm(document["conditions"]),
     ]
-    lines += [f"target {name}: {state}" for name, state in document["targets"].items()]
-    lines += [f"{name}: {state}" for name, state in document["commands"].items()]
     if artifact := document.get("artifact"):
         lines.append(f"{artifact['path']}: {artifact['state']}")
     return "\n".join(lines)
 
 
+def _speed_line(row: Document) -> str:
+    threads = f"{row['threads']} {'threads' if row['threads'] > 1 else 'thread'}"
+    gain = row["int8_gops"] / row["fp32_gflops"]
+    return f"{threads}: {row['fp32_gflops']:.0f} GFLOP/s in fp32, {row['int8_gops']:.0f} GOP/s in int8, {gain:.1f}x"
+
+
+def _ready(commands: dict[str, str]) -> list[str]:
+    return [name for name, state in commands.items() if state == "ready"]
+
+
+def _missing(document: Document) -> list[tuple[str, str]]:
+    targets = {f"target {name}": state for name, state in document["targets"].items()}
+    return [(name, state) for name, state in (targets | document["commands"]).items() if state != "ready"]
+
+
 @command("edgebert doctor edgebert-out/best", _show)
 @click.argument("artifact", required=False, type=click.Path(path_type=Path))
 def run(artifact: Path | None) -> Document:
-    """Say what this machine can run and what is missing; with ARTIFACT, prove it here."""
+    """Say what this machine can run, how fast, and what is missing; with ARTIFACT, prove it here."""
+    watch = Watch([])
+    speed = _speed()
     document: Document = {
         "machine": environment(),
-        "int8": "8 bits (VNNI or dot product)"
+        "speed": speed,
+        "conditions": conditions_facts(watch.conditions("the matrix product", [1.0])),
+        "int8": "8-bit weights (VNNI or dot product)"
         if has_int8_dot()
         else "7-bit weights, since u8 by s8 saturates on this CPU",
         "bf16": has_bf16(),
@@ -48,6 +71,20 @@ def run(artifact: Path | None) -> Document:
     if artifact is not None:
         document["artifact"] = {"path": str(artifact), "state": _prove(artifact, document)}
     return document
+
+
+def _speed() -> list[Document]:
+    """Matrix products on one thread and on all that are allowed; nothing where ONNX Runtime is missing."""
+    if find_spec("onnxruntime") is None:
+        return []
+    return [
+        {
+            "threads": threads,
+            "fp32_gflops": round(gemm_speed("fp32", threads), 1),
+            "int8_gops": round(gemm_speed("int8", threads), 1),
+        }
+        for threads in sorted({1, allowed_threads()})
+    ]
 
 
 def _target_state(name: str) -> str:
