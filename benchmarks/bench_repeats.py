@@ -82,8 +82,10 @@ def _print_ratios(honest: Sequence[dict[str, Any]], naive: Sequence[dict[str, fl
             f"| {Path(row['artifact']).name} | {_list(ours)} | {_spread(ours)} | {_list(theirs)} | {_spread(theirs)} |"
         )
     calm = [run["conditions"] for run in honest]
-    print(f"\nReference drift within a run: {', '.join(f'{c["drift"]:.1%}' for c in calm)}.", end=" ")
-    print(f"Called stable: {sum(c['stable'] for c in calm)} of {len(calm)}.\n")
+    drifts = ", ".join(format(c["drift"], ".1%") for c in calm)
+    print(
+        f"\nReference drift within a run: {drifts}. Called stable: {sum(c['stable'] for c in calm)} of {len(calm)}.\n"
+    )
 
 
 def _list(values: Sequence[float]) -> str:

@@ -15,6 +15,7 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from common import heading
@@ -52,7 +53,7 @@ def main() -> None:
 def _again(runs: Sequence[Sequence[Candidate]], quantity: str, draw: object) -> tuple[int, int, int]:
     generator = random.Random(0)
     picks = kept = none = 0
-    for run, after in zip(runs, runs[1:], strict=False):
+    for run, after in pairwise(runs):
         for _ in range(BUDGETS):
             limit = Limit(quantity, draw(generator, run, quantity))  # type: ignore[operator]
             pick = choose(run, {}, None, Budget((limit,)), None).pick

@@ -14,7 +14,7 @@ import pytest
 import tiny
 from commands import ROOT, Done, edgebert, environment, one_cpu, tree
 
-QUICK = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16, "--threads", 1)
+QUICK = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16, "--threads", 1, "--remeasure", 0)
 # What the base install and its runtime have not.
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "accelerate", "jinja2", "matplotlib")
 # Runs the command line while these packages cannot be imported, here and in its children.

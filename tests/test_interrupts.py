@@ -69,7 +69,7 @@ def is_whole(folder: Path) -> bool:
     return all(artifact.read(name) for name in artifact.manifest.files)
 
 
-QUICK = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16, "--threads", 1)
+QUICK = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16, "--threads", 1, "--remeasure", 0)
 
 
 def test_an_interrupted_fit_goes_on_where_it_stopped(model: Path, data: Path, tmp_path: Path, forks: Forks) -> None:

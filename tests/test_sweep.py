@@ -18,7 +18,7 @@ from edgebert.artifact import Artifact
 from edgebert.choosing.journal import Journal
 
 # Few steps: what is tested is what is done, not how well the result reads.
-QUICK = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16, "--threads", 1)
+QUICK = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16, "--threads", 1, "--remeasure", 0)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,7 +18,8 @@ class FitRequest:
     """What is asked for. ``layers`` None means every depth; at least one of ``budget`` and ``max_drop`` is set.
 
     ``student`` and ``teacher`` are the training settings; ``init_from`` is a checkpoint whose first layers
-    the students start from instead of the model's own.
+    the students start from instead of the model's own. ``remeasure`` is how often latencies are measured
+    again while the machine is not calm.
     """
 
     model: str
@@ -35,6 +36,7 @@ class FitRequest:
     columns: dict[str, str] = field(default_factory=dict)
     init_from: str | None = None
     exhaustive: bool = False
+    remeasure: int = 2
     seed: int = 0
     command: str = "edgebert fit"
 

@@ -31,7 +31,7 @@ from edgebert.choosing.workshop import Isolated
 from edgebert.errors import CheckFailed, EnvironmentMissing, InputError, OutOfMemory, UsageError
 from edgebert.judging.conditions import Conditions, conditions_facts
 from edgebert.judging.evaluate import text_of
-from edgebert.judging.latency import BenchConfig, Contender, Latency, Measurement, measure
+from edgebert.judging.latency import Contender, Latency, Measurement, measure
 from edgebert.judging.metrics import Metric, Scores, difference
 from edgebert.judging.rounds import depth_line
 from edgebert.machine import environment, versions
@@ -43,8 +43,6 @@ from edgebert.training.data import Data, read, sample_texts
 log = logging.getLogger("edgebert")
 
 _BENCH_TEXTS = 400
-# Runs of the deciding measurement on a machine that is not calm.
-_ATTEMPTS = 3
 
 
 # What costs a candidate and not the fit.
@@ -101,21 +99,6 @@ def _check_training(request: FitRequest, data: Data, source: Artifact) -> None:
 def _failed(candidate: Candidate, error: Exception) -> Candidate:
     log.warning("%s failed: %s", candidate.name, error)
     return replace(candidate, failed=str(error))
-
-
-def _calmest(
-    contenders: Sequence[Contender], texts: Sequence[Text], config: BenchConfig, reference: int
-) -> Measurement:
-    """Measure, up to three times while the machine is restless, and keep the run in which it was calmest."""
-    found = measure(contenders, texts, config, reference)
-    for _ in range(_ATTEMPTS - 1):
-        if found.conditions is None or found.conditions.stable:
-            break
-        log.warning("unstable: %s; measuring again", "; ".join(found.conditions.reasons))
-        again = measure(contenders, texts, config, reference)
-        if again.conditions is not None and again.conditions.drift < found.conditions.drift:
-            found = again
-    return found
 
 
 def _inputs(request: FitRequest, data: Data, source: Artifact) -> dict[str, Any]:
@@ -189,7 +172,7 @@ class _Sweep:
         contenders = [Contender(path, c.target) for c, path in ready]
         # The full-depth fp32 model is the reference, for the untrained as for the trained.
         reference = next((i for i, (c, _) in enumerate(ready) if c.key == self.teacher_key), 0)
-        found = _calmest(contenders, self.bench_texts, self.request.bench, reference)
+        found = self._calmest(contenders, reference)
         done = []
         for (candidate, _), result in zip(ready, found.results, strict=True):
             if isinstance(result, Latency):
@@ -197,6 +180,20 @@ class _Sweep:
             else:
                 done.append(_failed(candidate, result))
         return done + [c for c, path in pairs if path is None or c.failed], found.conditions
+
+    def _calmest(self, contenders: Sequence[Contender], reference: int) -> Measurement:
+        """Measure, again while the machine is restless, and keep the run in which it was calmest."""
+        found = measure(contenders, self.bench_texts, self.request.bench, reference)
+        for _ in range(self.request.remeasure):
+            if found.conditions is None or found.conditions.stable:
+                break
+            log.warning("unstable: %s; measuring again", "; ".join(found.conditions.reasons))
+            again = measure(contenders, self.bench_texts, self.request.bench, reference)
+            if again.conditions is not None and again.conditions.drift < found.conditions.drift:
+                found = again
+        if found.conditions is not None and not found.conditions.stable:
+            log.warning("unstable, take these latencies with care: %s", "; ".join(found.conditions.reasons))
+        return found
 
     @cached_property
     def bench_texts(self) -> list[Text]:

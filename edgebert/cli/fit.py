@@ -33,6 +33,12 @@ from edgebert.machine import readable
     help="Checkpoint whose first layers students start from [default: the model's own].",
 )
 @click.option("--exhaustive", is_flag=True, help="Train every depth, not only those that can win.")
+@click.option(
+    "--remeasure",
+    type=click.IntRange(0),
+    default=2,
+    help="How often to measure again while the machine is not calm.",
+)
 @flags.seed
 @flags.out("Folder of this fit; the same command goes on in it.")
 def run(
@@ -49,6 +55,7 @@ def run(
     seq_len: int | None,
     init_from: str | None,
     exhaustive: bool,
+    remeasure: int,
     seed: int,
     out: Path,
     **training: Any,
@@ -66,7 +73,8 @@ def run(
     shared = {name: value for name, value in chosen.items() if name not in ("method", "temperature", "alpha")}
     request = FitRequest(
         model=model, data=data, folder=out, budget=limit, max_drop=max_drop, layers=layers, targets=target,
-        precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive, seed=seed,
+        precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive,
+        remeasure=remeasure, seed=seed,
         student=replace(TrainConfig(seed=seed), **chosen), teacher=replace(FINE_TUNE, seed=seed, **shared),
         bench=BenchConfig(batch_size=batch_size, seq_len=seq_len, threads=threads, seed=seed),
         command=readable(shlex.join(["edgebert", *sys.argv[1:]])),
