@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -303,6 +307,27 @@ def test_an_encoder_on_rated_pairs_is_judged_by_rank_correlation(encoder: Path, 
     assert done.json["pick"]["metric"]["value"] > 0.7
     verified = edgebert("verify", tmp_path / "fit" / "best", "--data", tmp_path, "--json")
     assert verified.json["metric"] == done.json["pick"]["metric"]
+
+
+def test_a_pick_on_a_restless_machine_says_so_everywhere(tuned: Path, data: Path, tmp_path: Path) -> None:
+    busy = [sys.executable, "-c", "while True: pass"]
+    with contextlib.ExitStack() as stack:
+        for cpu in sorted(os.sched_getaffinity(0)):
+            burner = stack.enter_context(subprocess.Popen(busy))
+            stack.callback(burner.kill)
+            os.sched_setaffinity(burner.pid, {cpu})
+        done = edgebert(
+            "fit", "--model", tuned, "--data", data, "--layers", "4", "--precision", "fp32", *QUICK,
+            "--remeasure", 1, "--budget", "p50=10s", "-o", tmp_path / "fit", "--json",
+        )  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.json["pick"]["layers"] == 4
+    assert done.json["conditions"]["stable"] is False
+    assert any("other programs used" in reason for reason in done.json["conditions"]["reasons"])
+    assert "measuring again" in done.err
+    assert "unstable, take these latencies with care" in done.err
+    for name in ("report.md", "report.html", "report.json"):
+        assert "the machine was unstable while latencies were measured" in (tmp_path / "fit" / name).read_text("utf-8")
 
 
 MISFITS: dict[str, tuple[tuple[object, ...], int, str]] = {
