@@ -6,6 +6,7 @@ Nothing here knows about a particular stage, runtime or file format.
 from __future__ import annotations
 
 import errno
+import re
 from typing import Any
 
 
@@ -97,12 +98,21 @@ def translate(error: BaseException) -> EdgebertError | None:
         return EnvironmentMissing("out of memory", str(error) or "this process", "free memory or use fewer layers")
     if isinstance(error, OSError):
         return _translate_os_error(error)
+    if found := _OS_ERROR.search(str(error)):
+        # safetensors and tokenizers, written in Rust, wrap the number.
+        return _translate_os_error(OSError(int(found[1]), str(error)))
+    if "PytorchStreamWriter failed" in str(error):
+        # torch.save drops the number; what is left to fail in the middle of a file is the disk.
+        return _translate_os_error(OSError(errno.ENOSPC, str(error)))
     return None
+
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def _translate_os_error(error: OSError) -> EdgebertError | None:
     where = str(error.filename) if error.filename is not None else "file system"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return EnvironmentMissing("disk full", where, "free space, or choose another folder with -o")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return EnvironmentMissing("permission denied", where, "choose a folder you may write to with -o")
@@ -110,4 +120,6 @@ def _translate_os_error(error: OSError) -> EdgebertError | None:
         return InputError("no such file", where, "check the path")
     if isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError)):
         return InputError("file and folder mixed up", where, "check the path")
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return InputError(f"unusable path ({error.strerror})", where[:80], "check the path")
     return None
