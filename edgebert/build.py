@@ -328,6 +328,8 @@ def distill(
     check_output(named, folder)
     for count in layers:
         layers_to_keep(count, keep, named.manifest.architecture.layers)
+    # What is cut and what is published; a training run asks for its own before it begins.
+    stage.require_space(folder, bytes_needed(named, layers, []), "distill")
     start, rows, ready = (named, rows, True)
     if rows.kind == "label":
         start, rows, ready = classifier(model, rows, folder / "start", config.seed)

@@ -98,16 +98,34 @@ def translate(error: BaseException) -> EdgebertError | None:
         return EnvironmentMissing("out of memory", str(error) or "this process", "free memory or use fewer layers")
     if isinstance(error, OSError):
         return _translate_os_error(error)
-    if found := _OS_ERROR.search(str(error)):
-        # safetensors and tokenizers, written in Rust, wrap the number.
-        return _translate_os_error(OSError(int(found[1]), str(error)))
-    if "PytorchStreamWriter failed" in str(error):
-        # torch.save drops the number; what is left to fail in the middle of a file is the disk.
-        return _translate_os_error(OSError(errno.ENOSPC, str(error)))
-    return None
+    hidden = _hidden_os_error(error)
+    return None if hidden is None else _translate_os_error(hidden)
+
+
+def with_place(error: Exception, where: str) -> Exception:
+    """The error with the place it happened at, where it is one of the file system that says none."""
+    found = error if isinstance(error, OSError) else _hidden_os_error(error)
+    if found is None:
+        return error
+    if found.errno is not None and found.filename is None:
+        found.filename = where
+    return found
 
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+def _hidden_os_error(error: BaseException) -> OSError | None:
+    """The file system's error behind a library's own, or None."""
+    if isinstance(error, EdgebertError):
+        return None
+    if found := _OS_ERROR.search(str(error)):
+        # safetensors and tokenizers, written in Rust, put the number into the text.
+        return OSError(int(found[1]), str(error))
+    if "PytorchStreamWriter failed" in str(error):
+        # torch.save drops the number; what is left to fail in the middle of a file is the disk.
+        return OSError(errno.ENOSPC, str(error))
+    return None
 
 
 def _translate_os_error(error: OSError) -> EdgebertError | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from edgebert.artifact import MANIFEST, Artifact, FileEntry, Manifest, Step
-from edgebert.errors import EnvironmentMissing, UsageError
+from edgebert.errors import EnvironmentMissing, UsageError, with_place
 from edgebert.machine import versions
 
 
@@ -198,6 +198,12 @@ def _held(out: Path, make: Callable[[Path], None]) -> Iterator[Path]:
         # Another run took it for a dead one's in the moment before it was locked.
     try:
         yield temporary
+    except Exception as error:
+        # A write that fails does not say where: this is the folder that the user named.
+        placed = with_place(error, str(out))
+        if placed is error:
+            raise
+        raise placed from error
     finally:
         _remove(temporary)
         os.close(lock)
