@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,7 +28,8 @@ from edgebert.machine import file_name
 from edgebert.progress import bar
 from edgebert.registry import check_pair
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
-from edgebert.shaping.checkpoint import HeadConfig, add_head, open_checkpoint
+from edgebert.shaping import sizes
+from edgebert.shaping.checkpoint import HeadConfig, add_head, open_checkpoint, shape_of
 from edgebert.shaping.depth import KEEP_FIRST, TruncateConfig, layers_to_keep, truncate
 from edgebert.training.data import Data, match_labels, read
 
@@ -186,6 +188,7 @@ def export(
     jobs = [(kept, way, Path(out) / _name(source, kept, *way)) for kept in keeps for way in ways]
     check_output(source, Path(out))
     _check_places([path for _, _, path in jobs], Path(out), force=force)
+    stage.require_space(Path(out), bytes_needed(source, [len(kept) for kept in keeps], [p for _, p in ways]), "export")
     texts, texts_from = parity.ledger_texts(read(data, columns) if data is not None else None)
     log.info("%s, verified on %s", source.manifest.name, texts_from)
     done = []
@@ -195,6 +198,21 @@ def export(
             done.append(exporter.export(exporter.truncated(kept), *way, path, force=force))
             log.info("exported %s (%.1f MB)", path, done[-1].manifest.bytes / 1e6)
     return done
+
+
+def bytes_needed(source: Artifact, depths: Sequence[int], precisions: Sequence[str]) -> int:
+    """What it takes on disk to export these depths at these precisions, intermediate artifacts included."""
+    companions = sum(entry.bytes for name, entry in source.manifest.files.items() if not name.endswith(".safetensors"))
+    shape = shape_of(source)
+    total = 0
+    for depth in depths:
+        weights = sizes.weight_bytes(sizes.with_layers(shape, depth))
+        # The cut checkpoint and its graph; then each result, a quantized one also before it is sealed.
+        kept = [weights["fp32"]] * 2
+        for precision in precisions:
+            kept += [weights["fp32"]] if precision == "fp32" else [weights["int8"]] * 2
+        total += sum(size + companions for size in kept)
+    return total
 
 
 def _name(source: Artifact, keep: Sequence[int], target: str, precision: str) -> str:
@@ -228,6 +246,7 @@ def _workplace(out: Path) -> Any:
     created = [folder for folder in (out, *out.parents) if not folder.exists()]
     scratch = (out / "work").absolute()
     out.mkdir(parents=True, exist_ok=True)
+    stage.recover_all(out)
     try:
         with stage.scratch(scratch) as work:
             yield work
@@ -265,8 +284,11 @@ def train_stage(
     if out.exists():
         found = Artifact.open(out)
         _check_inputs(found, source, config)
-        return found
-    return stage.run("train", partial(train, data=data, teacher=teacher, work=work), source, config, out)
+    else:
+        found = stage.run("train", partial(train, data=data, teacher=teacher, work=work), source, config, out)
+    # Only now: until the result is published, a killed run goes on from there.
+    shutil.rmtree(work, ignore_errors=True)
+    return found
 
 
 def _check_inputs(trained: Artifact, source: Artifact, config: TrainConfig) -> None:
@@ -306,6 +328,8 @@ def distill(
     check_output(named, folder)
     for count in layers:
         layers_to_keep(count, keep, named.manifest.architecture.layers)
+    # What is cut and what is published; a training run asks for its own before it begins.
+    stage.require_space(folder, bytes_needed(named, layers, []), "distill")
     start, rows, ready = (named, rows, True)
     if rows.kind == "label":
         start, rows, ready = classifier(model, rows, folder / "start", config.seed)

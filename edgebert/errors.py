@@ -6,6 +6,7 @@ Nothing here knows about a particular stage, runtime or file format.
 from __future__ import annotations
 
 import errno
+import re
 from typing import Any
 
 
@@ -101,12 +102,39 @@ def translate(error: BaseException) -> EdgebertError | None:
         return OutOfMemory("out of memory", str(error) or "this process", "free memory or use fewer layers")
     if isinstance(error, OSError):
         return _translate_os_error(error)
+    hidden = _hidden_os_error(error)
+    return None if hidden is None else _translate_os_error(hidden)
+
+
+def with_place(error: Exception, where: str) -> Exception:
+    """The error with the place it happened at, where it is one of the file system that says none."""
+    found = error if isinstance(error, OSError) else _hidden_os_error(error)
+    if found is None:
+        return error
+    if found.errno is not None and found.filename is None:
+        found.filename = where
+    return found
+
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+def _hidden_os_error(error: BaseException) -> OSError | None:
+    """The file system's error behind a library's own, or None."""
+    if isinstance(error, EdgebertError):
+        return None
+    if found := _OS_ERROR.search(str(error)):
+        # safetensors and tokenizers, written in Rust, put the number into the text.
+        return OSError(int(found[1]), str(error))
+    if "PytorchStreamWriter failed" in str(error):
+        # torch.save drops the number; what is left to fail in the middle of a file is the disk.
+        return OSError(errno.ENOSPC, str(error))
     return None
 
 
 def _translate_os_error(error: OSError) -> EdgebertError | None:
     where = str(error.filename) if error.filename is not None else "file system"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return EnvironmentMissing("disk full", where, "free space, or choose another folder with -o")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return EnvironmentMissing("permission denied", where, "choose a folder you may write to with -o")
@@ -114,4 +142,6 @@ def _translate_os_error(error: OSError) -> EdgebertError | None:
         return InputError("no such file", where, "check the path")
     if isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError)):
         return InputError("file and folder mixed up", where, "check the path")
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return InputError(f"unusable path ({error.strerror})", where[:80], "check the path")
     return None

@@ -6,9 +6,12 @@ A folder is published whole or not at all: written as a hidden sibling, flushed 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from edgebert.artifact import MANIFEST, Artifact, FileEntry, Manifest, Step
-from edgebert.errors import UsageError
+from edgebert.errors import EnvironmentMissing, UsageError, with_place
 from edgebert.machine import versions
 
 
@@ -73,14 +76,13 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(text.encode("utf-8"))
+    """Write a text file whole or not at all; what a killed run left beside it goes first."""
+    path = path.absolute()
+    recover(path)
+    with _held(path, _touch) as temporary:
+        temporary.write_text(text, "utf-8", newline="\n")
         _flush(temporary)
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -92,14 +94,10 @@ def publish(out: Path, *, force: bool = False) -> Iterator[Path]:
     if out.exists() and not force:
         raise UsageError("already exists", str(out), "choose another folder with -o, or overwrite with --force")
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _sibling(out, "tmp")
-    temporary.mkdir()
-    try:
+    with _held(out, Path.mkdir) as temporary:
         yield temporary
         _flush_tree(temporary)
         _swap(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -107,12 +105,21 @@ def scratch(near: Path) -> Iterator[Path]:
     """A temporary folder beside ``near``, removed at the end; what a killed run left there goes first."""
     near = near.absolute()
     recover(near)
-    folder = _sibling(near, "tmp")
-    folder.mkdir(parents=True)
-    try:
+    near.parent.mkdir(parents=True, exist_ok=True)
+    with _held(near, Path.mkdir) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_space(folder: Path, needed: int, purpose: str, held: int = 0) -> None:
+    """Raise EnvironmentMissing unless ``needed`` bytes are free where ``folder`` is or will be made.
+
+    ``held`` bytes are there already and count as free.
+    """
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free + held
+    if free < needed:
+        what = f"disk full: {purpose} needs {needed:,} bytes, {free:,} are free"
+        raise EnvironmentMissing(what, str(folder), "free space, or choose another folder with -o")
 
 
 def _swap(new: Path, out: Path) -> None:
@@ -122,40 +129,133 @@ def _swap(new: Path, out: Path) -> None:
         _flush(out.parent)
         return
     old = _sibling(out, "old")
-    os.rename(out, old)
-    os.rename(new, out)
-    _flush(out.parent)
-    shutil.rmtree(old)
+    # The lock goes with the folder wherever it is renamed to.
+    lock = _lock(out)
+    if lock is None:
+        raise EnvironmentMissing("another run is replacing this folder", str(out), "wait for it")
+    try:
+        os.rename(out, old)
+        os.rename(new, out)
+        _flush(out.parent)
+        shutil.rmtree(old)
+    finally:
+        os.close(lock)
 
 
 def recover(out: Path) -> None:
     """Finish what a killed run left beside ``out``: put a set-aside folder back, remove dead temporaries."""
-    if not out.parent.is_dir():
+    for left in _left_in(out.parent, f".{glob.escape(out.name)}.*-*"):
+        _finish(left)
+
+
+def recover_all(folder: Path) -> None:
+    """:func:`recover` for everything in a folder, whatever it is called."""
+    for left in _left_in(folder, ".*.*-*"):
+        _finish(left)
+
+
+def _left_in(folder: Path, pattern: str) -> list[Path]:
+    """Temporaries of the dead. Set-aside folders come first: what they replace is then in its place."""
+    found = [path for path in folder.glob(pattern) if _SIBLING.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: (_kind(path) != "old", path.name))
+
+
+def _finish(left: Path) -> None:
+    lock = _lock(left)
+    if lock is None:
         return
-    for sibling in sorted(out.parent.glob(f".{out.name}.*-*")):
-        kind, _, owner = sibling.name.removeprefix(f".{out.name}.").partition("-")
-        if kind not in ("tmp", "old") or _alive(owner.partition("-")[0]):
-            continue
-        if kind == "old" and not out.exists():
-            os.rename(sibling, out)
-        else:
-            shutil.rmtree(sibling, ignore_errors=True)
+    match = _SIBLING.fullmatch(left.name)
+    out = left.with_name(match["name"]) if match else left
+    if _kind(left) == "old" and not out.exists():
+        os.rename(left, out)
+    else:
+        _remove(left)
+    os.close(lock)
+
+
+# What stands beside `name` while it is written: `.name.tmp-` or, set aside while it is replaced, `.name.old-`.
+_SIBLING = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-(?P<owner>[0-9]+)-[0-9a-f]+", re.DOTALL)
+
+
+def _kind(sibling: Path) -> str:
+    match = _SIBLING.fullmatch(sibling.name)
+    return match["kind"] if match else ""
 
 
 def _sibling(out: Path, kind: str) -> Path:
     return out.with_name(f".{out.name}.{kind}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
-def _alive(pid: str) -> bool:
-    if not pid.isdigit():
-        return True
+@contextmanager
+def _held(out: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A new sibling of ``out``, locked while it is written, gone at the end unless it was renamed."""
+    while True:
+        temporary = _sibling(out, "tmp")
+        make(temporary)
+        lock = _lock(temporary)
+        if lock is not None:
+            break
+        # Another run took it for a dead one's in the moment before it was locked.
     try:
-        os.kill(int(pid), 0)
+        yield temporary
+    except Exception as error:
+        # A write that fails does not say where: this is the folder that the user named.
+        placed = with_place(error, str(out))
+        if placed is error:
+            raise
+        raise placed from error
+    finally:
+        _remove(temporary)
+        os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """An open file that holds the lock of a sibling, or None where its owner lives.
+
+    The kernel lets go of a lock when its process dies, however it dies; a process id would be given to
+    another, and every container has the same few.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        mine = False
+    except OSError:
+        # A file system without locks: the process id in the name has to do.
+        mine = not _another_lives(path)
+    if mine:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _another_lives(sibling: Path) -> bool:
+    match = _SIBLING.fullmatch(sibling.name)
+    owner = int(match["owner"]) if match else os.getpid()
+    if owner == os.getpid():
+        return False
+    try:
+        os.kill(owner, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
     return True
+
+
+def _touch(path: Path) -> None:
+    path.touch()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush_tree(folder: Path) -> None:

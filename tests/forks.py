@@ -6,6 +6,7 @@ that matter.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -55,6 +56,14 @@ class Forks:
         # The server does not wait for it before the next line, so that the number is not another's.
         os.killpg(self._pid, signal_number)
 
+    def kill_tree(self) -> None:
+        """SIGKILL to the command, its process group, and whatever of its descendants has left that group."""
+        pids = descendants(self._pid)
+        self.kill(signal.SIGKILL)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def until(self, text: str) -> None:
         """Wait until the command says so on stderr."""
         end = time.monotonic() + _TIMEOUT
@@ -82,6 +91,16 @@ class Forks:
         found, _, rest = self._server.stdout.readline().strip().partition(" ")
         assert found == kind
         return rest
+
+
+def descendants(pid: int) -> list[int]:
+    """The children of a process, and theirs, as /proc has them now."""
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, children.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
 
 
 def _serve(model: str, *outputs: str) -> None:

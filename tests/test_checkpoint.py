@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,12 +152,83 @@ def cut_weights(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def change_header(**fields: Any) -> Callable[[Path], object]:
+    """Lies in the header of the weights, about the table of words."""
+
+    def change(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        raw = path.read_bytes()
+        length = struct.unpack("<Q", raw[:8])[0]
+        header = json.loads(raw[8 : 8 + length])
+        header["bert.embeddings.word_embeddings.weight"] |= fields
+        changed = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(changed)) + changed + raw[8 + length :])
+
+    return change
+
+
+def change_weights(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    return lambda f: (f / "model.safetensors").write_bytes(change((f / "model.safetensors").read_bytes()))
+
+
+def set_config(**fields: Any) -> Callable[[Path], object]:
+    return lambda f: rewrite(f / "config.json", **fields)
+
+
+def shards_at(name: str, *, whole: bool = True) -> Callable[[Path], object]:
+    """An index that says all weights are in the file ``name``; a good one lies outside the folder."""
+
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
+        index = {"weight_map": {"bert.pooler.dense.weight": name}} if whole else {"weight_map": 7}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return change
+
+
 HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), r"file is missing.*config\.json"),
     "config is no JSON": (lambda f: (f / "config.json").write_text("{"), r"not valid JSON.*config\.json"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"no weights.*model\.safetensors"),
     "no layer count": (lambda f: rewrite(f / "config.json", num_hidden_layers=None), "num_hidden_layers"),
-    "layers in words": (lambda f: rewrite(f / "config.json", num_hidden_layers="two"), "lacks a usable"),
+    "layers in words": (set_config(num_hidden_layers="two"), "lacks a usable num_hidden_layers: 'two'"),
+    "half a layer": (set_config(num_hidden_layers=1.5), "lacks a usable num_hidden_layers: 1.5"),
+    "true layers": (set_config(num_hidden_layers=True), "lacks a usable num_hidden_layers: True"),
+    "no layers": (set_config(num_hidden_layers=0), "lacks a usable num_hidden_layers: 0"),
+    "a billion layers": (set_config(num_hidden_layers=10**9), "lacks a usable num_hidden_layers: 1000000000"),
+    "fewer layers than weights": (set_config(num_hidden_layers=1), "num_hidden_layers 1, the weights have 2"),
+    "more layers than weights": (set_config(num_hidden_layers=3), "num_hidden_layers 3, the weights have 2"),
+    "heads that do not divide": (set_config(num_attention_heads=5), "hidden_size 32 is no multiple of .* 5"),
+    "no heads": (set_config(num_attention_heads=0), "lacks a usable num_attention_heads: 0"),
+    "another width": (set_config(hidden_size=64), r"word_embeddings.* another shape: \(\d+, 32\) for \(\d+, 64\)"),
+    "another vocabulary": (set_config(vocab_size=10), r"word_embeddings.* another shape: \(\d+, 32\) for \(10, 32\)"),
+    "other positions": (set_config(max_position_embeddings=9), r"position_embeddings.* for \(9, 32\)"),
+    "positions in words": (set_config(max_position_embeddings="many"), "lacks a usable max_position_embeddings"),
+    "labels in a list": (set_config(id2label=["a", "b"]), "id2label does not number"),
+    "labels with a gap": (set_config(id2label={"0": "a", "2": "b"}), "id2label does not number"),
+    "no architecture": (set_config(architectures=7), "no task for architecture 7"),
+    "key twice": (lambda f: (f / "config.json").write_text('{"a": 1, "a": 2}'), r"duplicate key.*config\.json"),
+    "NaN": (lambda f: (f / "config.json").write_text('{"a": NaN}'), r"NaN is not JSON.*config\.json"),
+    "nesting": (lambda f: (f / "config.json").write_text('{"a":' * 100_000), r"not valid JSON.*config\.json"),
+    "tokenizer without length": (
+        lambda f: rewrite(f / "tokenizer_config.json", model_max_length="x"),
+        r"lacks a usable model_max_length.*tokenizer_config\.json",
+    ),
+    "torn weights": (cut_weights, r"unreadable weights.*model\.safetensors"),
+    "empty weights": (change_weights(lambda raw: b""), "unreadable weights"),
+    "weights longer than said": (change_weights(lambda raw: raw + b"more"), "longer than its header says"),
+    "a pickle with another name": (change_weights(lambda raw: pickle.dumps([1, 2])), "unreadable weights"),
+    "header of 2^60 bytes": (change_weights(lambda raw: struct.pack("<Q", 2**60) + raw[8:]), "unreadable weights"),
+    "header of null": (change_weights(lambda raw: struct.pack("<Q", 4) + b"null"), "not a JSON object"),
+    "dims of 2^64": (change_header(shape=[2**32, 2**32]), "another shape"),
+    "offsets of 2^60": (change_header(data_offsets=[0, 2**60]), "longer than its header says"),
+    "shape in words": (change_header(shape=["a"]), "header of bert"),
+    "whole numbers for weights": (change_header(dtype="I32"), "word_embeddings.weight are I32"),
+    "shards outside": (shards_at("../outside.safetensors"), r"shard '\.\./outside.*no safetensors file of this folder"),
+    "shards at the root": (shards_at("/etc/passwd"), "shard '/etc/passwd' is no safetensors"),
+    "shards that are pickles": (shards_at("pytorch_model.bin"), "is no safetensors"),
+    "shards that are missing": (shards_at("model-1.safetensors"), "shard is missing"),
+    "no map of shards": (shards_at("", whole=False), "no weight_map"),
     "another head": (
         lambda f: rewrite(f / "config.json", architectures=["BertForTokenClassification"]),
         "no task for architecture BertForTokenClassification.*text-classification, feature-extraction",
@@ -237,9 +309,11 @@ def test_a_bare_encoder_is_no_classifier(family: str, tmp_path: Path) -> None:
 
 
 UNFIT: dict[str, tuple[Callable[[Path], object], str]] = {
-    "torn": (cut_weights, r"unreadable weights.*tiny"),
     "wider": (lambda f: rewrite(f / "config.json", intermediate_size=65), r"another shape: .* for \(65"),
-    "deeper": (lambda f: rewrite(f / "config.json", num_hidden_layers=3), r"weights missing: .*layer\.2"),
+    "another activation": (
+        lambda f: rewrite(f / "config.json", hidden_act="exec"),
+        r"cannot build .*exec.*config\.json",
+    ),
 }
 
 
@@ -252,6 +326,35 @@ def test_weights_that_do_not_fit_are_refused(
     source = open_checkpoint(str(folder))
     with pytest.raises(InputError, match=match):
         use(source)
+
+
+def test_weights_torn_after_they_were_described_are_refused(folder: Path) -> None:
+    source = open_checkpoint(str(folder))
+    cut_weights(folder)
+    with pytest.raises(InputError, match=r"unreadable weights.*tiny"):
+        load_module(source)
+
+
+def test_weights_may_be_links_as_in_the_hubs_cache(folder: Path, tmp_path: Path) -> None:
+    before = open_checkpoint(str(folder)).digest
+    (tmp_path / "blobs").mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).rename(tmp_path / "blobs" / name)
+        (folder / name).symlink_to(Path("..", "blobs", name))
+    source = open_checkpoint(str(folder))
+    assert source.digest == before
+    load_module(source)
+
+
+@pytest.mark.parametrize("where", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_tokenizer_is_not_run(where: str, folder: Path, tmp_path: Path) -> None:
+    (folder / "custom.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'planted')!r})\nclass Made: pass\n")
+    rewrite(folder / where, auto_map={"AutoTokenizer": ["custom.Made", None]})
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    with pytest.raises(InputError):
+        truncated(open_checkpoint(str(folder)), tmp_path / "made")
+    assert not (tmp_path / "planted").exists()
 
 
 def head_on(source: Artifact, out: Path, seed: int = 0) -> Artifact:

@@ -34,6 +34,7 @@ def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
     """Write text, compressed where the name says so, and bytes as they are."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         raw = content if isinstance(content, bytes) else content.encode()
         (folder / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") and raw is not content else raw)
     return folder
@@ -95,6 +96,32 @@ ERRORS: dict[str, tuple[dict[str, str | bytes], str, str]] = {
         "label 'x' is no number",
         "train.jsonl, line 2",
     ),
+    "UTF-16 without a mark": ({"train.csv": "text,label\na,x\n".encode("utf-16-le")}, "NUL byte", "train.csv, line 1"),
+    "latin-1": ({"train.csv": "text,label\ncafé,x\n".encode("latin-1")}, "not UTF-8", "train.csv, line 2"),
+    "NUL byte": ({"train.csv": "text,label\na,x\nb\0,y\n"}, "a NUL byte", "train.csv, line 3"),
+    "folder for train": ({"train.jsonl/a": ""}, "train is no file", "train.jsonl"),
+    "folder for test": ({"train.jsonl": GOOD, "test.csv/a": ""}, "test is no file", "test.csv"),
+    "not gzip": ({"train.csv.gz": b"text,label\n"}, "not a whole gzip file", "train.csv.gz"),
+    "not gzip to its end": ({"train.csv.gz": gzip.compress(b"text\n") + b"x"}, "not a whole gzip", "train.csv.gz"),
+    "key twice": ({"train.jsonl": GOOD + '{"text": "a", "text": "b"}\n'}, "key stands twice", "train.jsonl, line 3"),
+    "endless line": (
+        {"train.jsonl": GOOD + jsonl([{"text": "a " * 5_000_000, "label": "yes"}])},
+        "text of 10,000,000 characters",
+        "train.jsonl, line 3, field 'text'",
+    ),
+    "endless field": (
+        {"train.csv": "text,label\n" + "a" * 1_000_001 + ",x\n"},
+        "text of 1,000,001 characters",
+        "train.csv, line 2, field 'text'",
+    ),
+    "null label": ({"train.jsonl": GOOD + '{"text": "a", "label": null}\n'}, "no label here", "train.jsonl, line 3"),
+    "object for label": ({"train.jsonl": '{"text": "a", "label": {}}\n'}, "label is dict", "line 1, field 'label'"),
+    "pairs in dev alone": (
+        {"train.jsonl": GOOD, "dev.jsonl": '{"text": "a", "text_b": "b", "label": "yes"}\n'},
+        "train has single texts, this part has not",
+        "dev.jsonl, line 1, field 'text_b'",
+    ),
+    "no rows in dev": ({"train.jsonl": GOOD, "dev.jsonl": ""}, "no rows", "dev.jsonl"),
     "one row": ({"train.jsonl": '{"text": "a"}\n'}, "too few rows", "train.jsonl"),
 }
 
@@ -135,6 +162,32 @@ def test_parquet_without_its_package_says_what_to_install(tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(EnvironmentMissing, match="pip install pyarrow"):
         read(write(tmp_path, {"train.parquet": "PAR1"}))
+
+
+def test_broken_parquet_is_refused(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": ["x", "y"]}), tmp_path / "whole.parquet")
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    page, footer = bytearray(whole), bytearray(whole)
+    page[10:30] = b"\xff" * 20
+    footer[-100:-20] = bytes(byte ^ 0x55 for byte in footer[-100:-20])
+    for number, content in enumerate((b"", b"hello", whole[:-20], bytes(page), bytes(footer))):
+        with pytest.raises(InputError, match=r"not a parquet file.*train\.parquet"):
+            read(write(tmp_path / str(number), {"train.parquet": content}))
+
+
+def test_parquet_of_bytes_and_nulls_is_refused_by_line_and_field(tmp_path: Path) -> None:
+    for texts, what in (([b"a", b"b"], "not text but bytes"), (["a", None], "not text but NoneType")):
+        table = pyarrow.table({"text": texts, "label": ["x", "y"]})
+        pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+        with pytest.raises(InputError, match=what + r".*line \d, field 'text'"):
+            read(tmp_path)
+
+
+def test_long_fields_are_read(tmp_path: Path) -> None:
+    text = "word " * 50_000
+    for name, rest in (("train.csv", "text,label\n{},x\nb,y\n"), ("train.tsv", "text\tlabel\n{}\tx\nb\ty\n")):
+        write(tmp_path / name, {name: rest.format(text), name.replace("train", "dev"): rest.format("a")})
+        assert read(tmp_path / name).train[0].text == text
 
 
 def test_parquet_reads_like_jsonl(tmp_path: Path) -> None:
@@ -305,6 +358,8 @@ def test_what_is_written_is_read(rows: list[tuple[str, str, str]], as_csv: bool)
     rows = [*rows, ("one", "more", "x"), ("and", "another", "y"), ("and", "one more", "ß")]
     with tempfile.TemporaryDirectory() as name:
         if as_csv:
+            # A NUL is a file of another encoding.
+            rows = [tuple(cell.replace("\0", "") for cell in row) for row in rows]  # type: ignore[misc]
             file = io.StringIO(newline="")
             csv.writer(file).writerows([("text", "text_b", "label"), *rows])
             write(Path(name), {"train.csv": file.getvalue(), "dev.csv": file.getvalue()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from test_artifact import MANIFEST_OF_A_PAIR_MODEL
 
 from edgebert import stage
 from edgebert.artifact import MANIFEST, Artifact, Manifest
-from edgebert.errors import InputError, UsageError
+from edgebert.errors import EnvironmentMissing, InputError, UsageError
 from edgebert.machine import versions
 
 
@@ -169,13 +170,53 @@ def test_the_next_run_recovers_first(out: Path, dead_pid: int) -> None:
 
 
 def test_only_what_the_dead_left_is_removed(out: Path, dead_pid: int) -> None:
-    alive = leave(out, "tmp", os.getpid(), "being written")
     others = leave(out.with_name("out2"), "tmp", dead_pid, "of another folder")
     foreign = out.with_name(f".{out.name}.notes-{dead_pid}")
     foreign.mkdir()
-    leave(out, "tmp", dead_pid, "stale")
-    stage.recover(out)
-    assert sorted(out.parent.iterdir()) == sorted([alive, others, foreign])
+    # A container gives its processes the numbers of the last one's.
+    leave(out, "tmp", os.getpid(), "stale")
+    with stage.publish(out) as alive:
+        leave(out, "tmp", dead_pid, "stale too")
+        stage.recover(out)
+        assert sorted(out.parent.iterdir()) == sorted([alive, others, foreign])
+    stage.recover_all(out.parent)
+    assert sorted(out.parent.iterdir()) == sorted([foreign, out])
+
+
+def test_what_another_process_writes_is_left_alone(out: Path) -> None:
+    code = "import sys; from pathlib import Path; from edgebert import stage\n"
+    code += "with stage.publish(Path(sys.argv[1])) as folder: print(folder, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout
+        temporary = Path(writer.stdout.readline().strip())
+        # Another container does not see its process id; its lock it does.
+        hidden = temporary.rename(temporary.with_name(f".{out.name}.tmp-999999999-0badcafe"))
+        stage.recover_all(out.parent)
+        assert hidden.is_dir()
+        hidden.rename(temporary)
+        writer.communicate("")
+    assert names(out.parent) == ["out"]
+
+
+def test_two_runs_do_not_replace_one_folder_at_once(out: Path) -> None:
+    stage.run("build", build, SOURCE, Settings(), out)
+    lock = os.open(out, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(EnvironmentMissing, match="another run is replacing"):
+        stage.run("build", build, SOURCE, Settings(0.25), out, force=True)
+    os.close(lock)
+    assert (out / "config.json").read_text() == "0.5"
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_space_is_asked_for_where_the_folder_will_be(out: Path) -> None:
+    stage.require_space(out, 1, "this")
+    with pytest.raises(EnvironmentMissing, match=r"disk full: this needs 1,000,000,000,000,000,000 bytes, [0-9,]+ are"):
+        stage.require_space(out, 10**18, "this")
+    stage.require_space(out, 10**18, "this", held=10**18)
+    assert not out.parent.exists()
 
 
 def test_recovering_where_nothing_is_does_nothing(out: Path) -> None:
@@ -220,4 +261,10 @@ def test_write_json_is_whole_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises((ValueError, TypeError)):
             stage.write_json(path, bad)
     assert json.loads(path.read_text("utf-8")) == {"ä": 1}
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_a_file_that_a_killed_run_was_writing_is_cleaned_by_the_next(tmp_path: Path, dead_pid: int) -> None:
+    (tmp_path / f".a.json.tmp-{dead_pid}-0badcafe").write_text('{"half')
+    stage.write_json(tmp_path / "a.json", [])
     assert names(tmp_path) == ["a.json"]

@@ -16,8 +16,8 @@ import transformers
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from edgebert import stage
-from edgebert.artifact import Artifact, Pooling
+from edgebert import build, stage
+from edgebert.artifact import Artifact, Manifest, Pooling
 from edgebert.errors import CheckFailed, EdgebertError, EnvironmentMissing, InputError, UsageError
 from edgebert.shaping.checkpoint import HeadConfig, add_head, load_module, open_checkpoint
 from edgebert.shaping.depth import TruncateConfig, truncate
@@ -142,7 +142,6 @@ def test_fine_tuning_learns_and_leaves_a_whole_checkpoint(untrained: Artifact, t
     assert teacher.manifest.architecture == untrained.manifest.architecture
     assert [step.stage for step in teacher.manifest.history] == ["head", "train"]
     assert sorted(teacher.manifest.files) == ["config.json", "model.safetensors", "tokenizer.json"]
-    assert not (teacher.path.parent / "work").exists()
     again = open_checkpoint(str(teacher.path))
     assert again.digest == teacher.digest
     assert load_module(again)(input_ids=torch.tensor([[2, VOCAB["good"], 3]])).logits.argmax() == 1
@@ -265,6 +264,28 @@ def test_a_folder_with_other_files_is_left_alone(untrained: Artifact, tmp_path: 
     with pytest.raises(UsageError, match="folder is not empty"):
         run(untrained, QUICK, tmp_path)
     assert (tmp_path / "work" / "thesis.txt").exists()
+
+
+def test_trained_weights_survive_until_they_are_published(
+    untrained: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def killed(source: Artifact, config: TrainConfig, out: Path) -> Manifest:
+        train(source, config, out, data=DATA, teacher=None, work=tmp_path / "work", save_seconds=0.0)
+        raise KeyboardInterrupt
+
+    config = replace(QUICK, data=DATA.digest)
+    with pytest.raises(KeyboardInterrupt):
+        stage.run("train", killed, untrained, config, tmp_path / "out")
+    with caplog.at_level(logging.INFO, "edgebert"):
+        made = build.train_stage(untrained, config, tmp_path / "out", data=DATA, teacher=None, work=tmp_path / "work")
+    assert "resuming at step" in caplog.text
+    assert not (tmp_path / "work").exists()
+    # A run killed right here left the work of a training that is done.
+    (tmp_path / "work").mkdir()
+    assert (
+        build.train_stage(untrained, config, tmp_path / "out", data=DATA, teacher=None, work=tmp_path / "work") == made
+    )
+    assert not (tmp_path / "work").exists()
 
 
 def test_training_is_quiet_but_says_where_it_stands(
@@ -422,7 +443,7 @@ def test_a_tie_goes_to_the_later(tmp_path: Path) -> None:
 def test_a_disk_too_small_is_named_with_the_bytes(tmp_path: Path) -> None:
     work = Work.open(tmp_path / "work", "key")
     work.require_space(1)
-    with pytest.raises(EnvironmentMissing, match=f"training needs 1000000000000 MB.*{tmp_path}"):
+    with pytest.raises(EnvironmentMissing, match=f"training needs 1,000,000,000,000,000,000 bytes.*{tmp_path}"):
         work.require_space(10**18)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -84,7 +85,7 @@ def _print(document: Document, show: Callable[[Document], str], *, as_json: bool
         click.echo(json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False))
         return
     if not quiet:
-        click.echo(show(document), err=True)
+        _say(show(document))
     for path in _paths(document):
         click.echo(path)
 
@@ -142,19 +143,19 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 
 def _run(argv: list[str] | None) -> int:
+    _open_closed_streams()
     # Text may hold any character whatever the locale says.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
         app.main(argv, prog_name="edgebert", standalone_mode=False)
-        if sys.stdout is not None:  # a caller may have closed it
-            sys.stdout.flush()
+        sys.stdout.flush()
         return 0
     except click.exceptions.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)  # noqa: T201
+        _say("interrupted; the same command goes on where this one stopped")
         return 130
     except click.ClickException as error:
         return _complain("usage: command line: " + " ".join(error.format_message().split()), 2)
@@ -171,5 +172,20 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    _say(f"error: {message}")
     return code
+
+
+def _say(text: str) -> None:
+    """Tell people something. That nobody can hear it, on a full disk or a closed pipe, changes no result."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
+def _open_closed_streams() -> None:
+    """What a caller has closed leads nowhere: else the words for one stream would go to another."""
+    # Line buffered like the real ones; open until the process ends.
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

@@ -10,7 +10,8 @@ from edgebert import stage
 from edgebert.build import check_output
 from edgebert.cli import Document, command, flags
 from edgebert.cli.export import entry_of
-from edgebert.shaping.checkpoint import open_checkpoint
+from edgebert.shaping import sizes
+from edgebert.shaping.checkpoint import open_checkpoint, shape_of
 from edgebert.shaping.depth import TruncateConfig, layers_to_keep, truncate
 
 
@@ -29,4 +30,5 @@ def run(model: str, layers: int, keep: str, out: Path, force: bool) -> Document:
     source = open_checkpoint(model)
     check_output(source, out)
     kept = layers_to_keep(layers, keep, source.manifest.architecture.layers)
+    stage.require_space(out, sizes.weight_bytes(sizes.with_layers(shape_of(source), layers))["fp32"], "resize")
     return {"artifacts": [entry_of(stage.run("truncate", truncate, source, TruncateConfig(kept), out, force=force))]}

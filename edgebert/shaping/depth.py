@@ -12,6 +12,7 @@ from edgebert.artifact import Artifact, Manifest
 from edgebert.errors import InputError, UsageError
 from edgebert.families import FAMILIES, Family
 from edgebert.shaping.checkpoint import copy_companions, read_json
+from edgebert.shaping.stored import weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +95,7 @@ def _read_weights(source: Artifact) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     tensors: dict[str, torch.Tensor] = {}
-    for path in sorted(source.path.glob("model*.safetensors")):
+    for path in weight_files(source.path):
         try:
             tensors.update(load_file(path))
         except SafetensorError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,8 @@ Kind = Literal["label", "score", "none"]
 SPLITS = ("train", "dev", "test")
 FIELDS = ("text", "text_b", "label")
 DEV_SHARE = 0.1
+# Far more than any model reads; tokenizing takes memory a hundred times the text's.
+_LONGEST_TEXT = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def read(path: Path | str, columns: Mapping[str, str] | None = None, seed: int =
         raise UsageError(f"no field is called {unknown[0]!r}", "--columns", f"map some of {', '.join(FIELDS)}")
     source = Path(path)
     parts = {split: _read_part(file, columns) for split, file in _find(source).items()}
+    _check_all_pairs_or_none(parts)
     kind = _kind_of(parts)
     parts = {split: _settle_labels(part, kind) for split, part in parts.items()}
     labels = _labels_of(parts, source) if kind == "label" else ()
@@ -114,9 +118,11 @@ def _find(source: Path) -> dict[str, Path]:
         raise InputError("no such data file or folder", str(source), "check --data")
     found: dict[str, Path] = {}
     for split in SPLITS:
-        files = [source / f"{split}{ext}" for ext in READERS if (source / f"{split}{ext}").is_file()]
+        files = [source / f"{split}{ext}" for ext in READERS if os.path.lexists(source / f"{split}{ext}")]
         if len(files) > 1:
             raise InputError(f"two files for {split}: {files[0].name}, {files[1].name}", str(source), "remove one")
+        if files and not files[0].is_file():
+            raise InputError(f"{split} is no file", str(files[0]), "put a file there, or remove it")
         if files:
             found[split] = files[0]
     if "train" not in found:
@@ -165,6 +171,8 @@ def _row(path: Path, record: Record, names: Mapping[str, str]) -> Row:
 def _checked_text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"not text but {type(value).__name__}", where, "give a string")
+    if len(value) > _LONGEST_TEXT:
+        raise InputError(f"text of {len(value):,} characters", where, f"cut it to {_LONGEST_TEXT:,} or fewer")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -197,6 +205,14 @@ def _check_all_or_none(
     if absent and (required or len(absent) < len(rows)):
         what = f"no {field} here, but in {len(rows) - len(absent)} of {len(rows)} rows"
         raise InputError(what, place(path, absent[0], column), f"give every row a {field}, or none")
+
+
+def _check_all_pairs_or_none(parts: Mapping[str, _Part]) -> None:
+    pairs = parts["train"].rows[0].text_b is not None
+    for part in parts.values():
+        if (part.rows[0].text_b is not None) != pairs:
+            what = f"train has {'pairs' if pairs else 'single texts'}, this part has not"
+            raise InputError(what, place(part.path, part.lines[0], "text_b"), "give text_b in all parts, or in none")
 
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

@@ -47,7 +47,7 @@ def _parse_jsonl(path: Path) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line, parse_constant=_no_constant)
+            record = json.loads(line, parse_constant=_no_constant, object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
             raise InputError(f"not valid JSON ({error})", place(path, number), "write one JSON object a line") from None
         if not isinstance(record, dict):
@@ -57,6 +57,13 @@ def _parse_jsonl(path: Path) -> Iterator[Record]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise ValueError("a key stands twice")
+    return record
 
 
 def _read_csv(path: Path) -> tuple[list[Record], tuple[str, ...]]:
@@ -71,6 +78,8 @@ def _read_tsv(path: Path) -> tuple[list[Record], tuple[str, ...]]:
 
 
 def _parse_table(path: Path, reader: Any) -> tuple[list[Record], tuple[str, ...]]:
+    # Long fields are for the caller to judge, by name.
+    csv.field_size_limit(2**31 - 1)
     rows = _numbered(path, reader)
     number, header = next(rows, (1, []))
     if twice := {name for name in header if header.count(name) > 1}:
@@ -105,9 +114,13 @@ def _read_parquet(path: Path) -> tuple[list[Record], tuple[str, ...]]:
         raise missing_package("pyarrow") from None
     try:
         table = parquet.read_table(path)
-    except arrow.ArrowException as error:
+        records = table.to_pylist()
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        # arrow raises OSError for broken content too, without a number.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise InputError(f"not a parquet file ({error})", str(path), "write it again") from None
-    return list(enumerate(table.to_pylist(), start=1)), tuple(table.column_names)
+    return list(enumerate(records, start=1)), tuple(table.column_names)
 
 
 def _read_txt(path: Path) -> tuple[list[Record], tuple[str, ...]]:
@@ -123,10 +136,14 @@ def _text_of(path: Path) -> str:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"not a whole gzip file ({error})", str(path), "copy or write it again") from None
     try:
-        return raw.decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise InputError("not UTF-8", place(path, line), "convert the file to UTF-8") from None
+    if "\0" in text:
+        line = raw.count(b"\n", 0, raw.index(b"\0")) + 1
+        raise InputError("a NUL byte, so not text or UTF-16", place(path, line), "convert the file to UTF-8")
+    return text
 
 
 def place(path: Path, line: int, field: str | None = None) -> str:

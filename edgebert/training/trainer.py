@@ -54,7 +54,7 @@ def train(
 
     A classifier learns the labels and, with a teacher, its logits and hidden states; a sentence encoder
     learns the teacher's sentence vectors and hidden states from the texts alone. ``work`` belongs to this
-    very run: an interrupted one goes on from it, and it is removed at the end. Raises InputError where
+    very run: an interrupted one goes on from it; who publishes ``out`` removes it then. Raises InputError where
     data, teacher and checkpoint do not fit together, CheckFailed when the loss diverges,
     EnvironmentMissing where the disk is too full.
     """
@@ -69,7 +69,6 @@ def train(
         folder.load_best(module)
         save_module(module, source, out)
     best = folder.best()
-    folder.remove()
     checks = {
         "split": "dev",
         "metric": plan.metric,

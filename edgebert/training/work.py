@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 
-from edgebert.errors import EnvironmentMissing, UsageError
-from edgebert.stage import write_json
+from edgebert.errors import UsageError
+from edgebert.stage import recover, require_space, write_json
 
 _RUN = "run.json"
 _SIZES = "sizes.json"
@@ -39,6 +39,8 @@ class Work:
     def open(cls, path: Path, key: str) -> Work:
         """The folder, emptied of another run's files. Raises UsageError where it holds anything else."""
         run = path / _RUN
+        if path.is_dir():
+            recover(run)
         if path.is_dir() and any(path.iterdir()) and not run.is_file():
             raise UsageError("folder is not empty", str(path), "choose another folder to train in")
         if run.is_file() and _key_in(run) != key:
@@ -50,10 +52,7 @@ class Work:
     def require_space(self, needed: int) -> None:
         """Raise EnvironmentMissing unless ``needed`` bytes are free (what is there already counts)."""
         held = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
-        free = shutil.disk_usage(self.path).free + held
-        if free < needed:
-            what = f"disk full: training needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
-            raise EnvironmentMissing(what, str(self.path), "free space, or choose another folder with -o")
+        require_space(self.path, needed, "training", held)
 
     def latest(self) -> tuple[int, Path] | None:
         """Step and folder of the newest whole checkpoint, or None; torn ones are removed."""
@@ -97,10 +96,6 @@ class Work:
     @property
     def _best(self) -> Path:
         return self.path / "best.safetensors"
-
-    def remove(self) -> None:
-        """Remove the folder: the run is done."""
-        shutil.rmtree(self.path)
 
 
 def _key_in(run: Path) -> str | None:
