@@ -57,6 +57,8 @@ def open_checkpoint(model: str, task: str = "auto") -> Artifact:
     """
     folder = _locate(model)
     config = read_json(folder / "config.json")
+    if "auto_map" in config:
+        raise InputError("the checkpoint asks to run its own code", str(folder / "config.json"), "remove auto_map")
     if (folder / MANIFEST).is_file():
         artifact = Artifact.open(folder)
         if artifact.manifest.format != "torch":
@@ -64,7 +66,7 @@ def open_checkpoint(model: str, task: str = "auto") -> Artifact:
                 "an exported artifact is not a checkpoint", str(folder), "give the folder it was made from"
             )
         return artifact
-    return Artifact(folder, _describe(folder, config, _name_of(model, folder), task))
+    return Artifact(folder, _describe(folder, config, _name_of(model, folder), task), links=True)
 
 
 def _name_of(model: str, folder: Path) -> str:
@@ -125,8 +127,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _describe(folder: Path, config: Mapping[str, Any], name: str, task_name: str) -> Manifest:
     family = family_of(config, str(folder / "config.json"))
-    if "auto_map" in config:
-        raise InputError("the checkpoint asks to run its own code", str(folder / "config.json"), "remove auto_map")
     _require_safetensors(folder)
     task = _task_of(config, folder, task_name)
     shape = architecture_of(config, family)
