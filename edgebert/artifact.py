@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from edgebert.tasks import TASKS
 MANIFEST = "edgebert.json"
 # The manifest holds everybody's hash but its own. In the format of sha256sum.
 MANIFEST_HASH = f"{MANIFEST}.sha256"
-SCHEMA = "1.1"
+SCHEMA = "1.0"
 MAX_MANIFEST_BYTES = 4_000_000
 
 FORMATS = ("onnx", "torch")
@@ -36,7 +37,7 @@ POOLING_MODES = ("mean", "cls", "max")
 _MAX_BYTES = {".onnx": 2**31 - 1, ".onnx_data": 2**36, ".safetensors": 2**36, ".plan": 2**36}
 _MAX_SIDE_BYTES = 128_000_000
 # Formats that run code when they are opened.
-_CODE = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py")
+_CODE = re.compile(r"\.(ckpt|pickle|pkl|pt|pth|py)$|(^|/)pytorch_model[^/]*\.bin$")
 
 
 @dataclass(frozen=True)
@@ -182,15 +183,16 @@ class Artifact:
         """Raise InputError where the manifest is not, byte for byte, the one that was written.
 
         Runtimes call it last before the engine sees anything: a manifest that contradicts the graph is
-        then refused by what it says. Schema 1.0 had no such hash.
+        then refused by what it says. A folder without the hash (an older one, or a copy of what the manifest
+        lists) is read all the same.
         """
-        if not self._manifest_hash or self.manifest.schema == "1.0":
+        if not self._manifest_hash:
             return
         where = str(self.path / MANIFEST)
         try:
             written = read_plain(self.path, MANIFEST_HASH, 1000)
         except FileNotFoundError:
-            raise InputError(f"{MANIFEST_HASH} is missing", where, "copy or export the artifact again") from None
+            return
         if written != hash_line(self._manifest_hash):
             raise InputError(f"manifest does not match {MANIFEST_HASH}", where, "copy or export the artifact again")
 
@@ -286,7 +288,7 @@ def _decode_dataclass(kind: Any, value: Any, where: str, name: str) -> Any:
 def _checked_key(key: str, where: str, name: str) -> str:
     if name == "files" and not safe_name(key):
         raise InputError(f"file name {key!r} leads out of the artifact", where, "do not trust this artifact")
-    if name == "files" and key.endswith(_CODE):
+    if name == "files" and _CODE.search(key):
         raise InputError(f"file {key!r} may run code when it is opened", where, "keep weights as safetensors or ONNX")
     return key
 

@@ -73,6 +73,7 @@ class TextTokenizer:
         """Tokens of each item. Raises ItemError naming the first item that is no text or too long for the policy."""
         if len(texts) > MAX_ITEMS:
             raise UsageError(f"{len(texts)} items in one call", "texts", f"pass parts of at most {MAX_ITEMS}")
+        texts = list(texts)
         for index, item in enumerate(texts):
             _check_item(index, item)
         with mapped_panics(self._where):
@@ -88,7 +89,37 @@ class TextTokenizer:
             return [self._tokens(self._tokenizer.encode(*pair))]
         return [self._tokens(encoding) for encoding in self._tokenizer.encode_batch(texts)]
 
-    def _parts(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
+    def _tokens(self, encoding: Encoding) -> Tokens:
+        more = encoding.overflowing
+        if self.overflow != "chunk":
+            return Tokens(encoding.ids, encoding.type_ids, bool(more))
+        rest = tuple(Tokens(window.ids, window.type_ids, False) for window in more)
+        return Tokens(encoding.ids, encoding.type_ids, False, rest)
+
+    def _check_overflow(self, texts: Sequence[Text], found: Sequence[Tokens]) -> None:
+        for index, (text, tokens) in enumerate(zip(texts, found, strict=True)):
+            if self.overflow == "error" and tokens.truncated:
+                remedy = "shorten it, or load with overflow='truncate' or 'chunk'"
+                raise ItemError(index, f"longer than {self.max_length} tokens", remedy)
+            if tokens.rest and isinstance(text, tuple):
+                what = f"a pair longer than {self.max_length} tokens cannot be read in chunks"
+                raise ItemError(index, what, "shorten it, or load with overflow='truncate'")
+
+    def collate(self, items: Sequence[Tokens], length: int | None = None) -> Batch:
+        """Right-padded int64 arrays [batch, length]; ``length`` defaults to the longest item's."""
+        width = length or max(map(len, items))
+        ids = np.full((len(items), width), self._pad, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        types = np.zeros_like(ids)
+        for row, item in enumerate(items):
+            ids[row, : len(item)] = item.ids
+            mask[row, : len(item)] = 1
+            types[row, : len(item)] = item.types
+        arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return {name: arrays[name] for name in self._names}
+
+
+def _parts(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
     """Slices of about ``MAX_CHARACTERS``: what the library holds of a text is far larger than the text."""
     start = characters = 0
     for index, item in enumerate(texts):
