@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -19,10 +20,24 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgebert.errors import InputError
+from edgebert.families import FAMILIES
+from edgebert.files import read_plain
+from edgebert.tasks import TASKS
 
 MANIFEST = "edgebert.json"
+# The manifest holds everybody's hash but its own. In the format of sha256sum.
+MANIFEST_HASH = f"{MANIFEST}.sha256"
 SCHEMA = "1.0"
 MAX_MANIFEST_BYTES = 4_000_000
+
+FORMATS = ("onnx", "torch")
+POOLING_MODES = ("mean", "cls", "max")
+
+# How many bytes of a file are read at most. protobuf cannot hold 2 GiB; what lies beside the graph can be larger.
+_MAX_BYTES = {".onnx": 2**31 - 1, ".onnx_data": 2**36, ".safetensors": 2**36, ".plan": 2**36}
+_MAX_SIDE_BYTES = 128_000_000
+# Formats that run code when they are opened.
+_CODE = re.compile(r"\.(ckpt|pickle|pkl|pt|pth|py)$|(^|/)pytorch_model[^/]*\.bin$")
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,7 @@ class Manifest:
         """Raises InputError naming the field that is missing, unknown or of another type."""
         _check_schema(document.get("schema"), where)
         manifest: Manifest = _decode(cls, document, where, "manifest")
+        _check_words(manifest, where)
         return manifest
 
     @cached_property
@@ -119,10 +135,16 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder and its manifest. Files are read through :meth:`read`, which checks their hash."""
+    """A folder and its manifest. Files are read through :meth:`read`, which checks their hash.
+
+    ``links`` allows links among the files: for checkpoints without a manifest of their own, which the user
+    chose and which a hub's cache is made of.
+    """
 
     path: Path
     manifest: Manifest
+    links: bool = False
+    _manifest_hash: str = field(default="", compare=False, repr=False)
 
     @classmethod
     def open(cls, path: Path | str) -> Artifact:
@@ -130,13 +152,12 @@ class Artifact:
         folder = Path(path)
         where = str(folder / MANIFEST)
         try:
-            with open(folder / MANIFEST, "rb") as file:
-                raw = file.read(MAX_MANIFEST_BYTES + 1)
-        except (FileNotFoundError, NotADirectoryError):
+            raw = read_plain(folder, MANIFEST, MAX_MANIFEST_BYTES)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            # ValueError: a path with a NUL in it.
             raise InputError("not an edgebert artifact", str(folder), f"no {MANIFEST} there; check the path") from None
-        if len(raw) > MAX_MANIFEST_BYTES:
-            raise InputError("manifest too large", where, "export the artifact again")
-        return cls(folder, Manifest.from_dict(parse_json(raw, where), where))
+        manifest = Manifest.from_dict(parse_json(raw, where), where)
+        return cls(folder, manifest, _manifest_hash=hashlib.sha256(raw).hexdigest())
 
     @property
     def digest(self) -> str:
@@ -149,18 +170,40 @@ class Artifact:
         where = str(self.path / name)
         if entry is None:
             raise InputError("file is not listed in the manifest", where, "export the artifact again")
+        limit = _MAX_BYTES.get(PurePosixPath(name).suffix, _MAX_SIDE_BYTES)
         try:
-            with open(self.path / name, "rb") as file:
-                content = file.read(entry.bytes + 1)
+            content = read_plain(self.path, name, limit, entry.bytes, links=self.links)
         except FileNotFoundError:
             raise InputError("file is missing", where, "export the artifact again") from None
         if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
             raise InputError("file does not match its hash in the manifest", where, "copy or export the artifact again")
         return content
 
+    def check_manifest(self) -> None:
+        """Raise InputError where the manifest is not, byte for byte, the one that was written.
+
+        Runtimes call it last before the engine sees anything: a manifest that contradicts the graph is
+        then refused by what it says. A folder without the hash (an older one, or a copy of what the manifest
+        lists) is read all the same.
+        """
+        if not self._manifest_hash:
+            return
+        where = str(self.path / MANIFEST)
+        try:
+            written = read_plain(self.path, MANIFEST_HASH, 1000)
+        except FileNotFoundError:
+            return
+        if written != hash_line(self._manifest_hash):
+            raise InputError(f"manifest does not match {MANIFEST_HASH}", where, "copy or export the artifact again")
+
     def has(self, name: str) -> bool:
         """Whether the manifest lists that file."""
         return name in self.manifest.files
+
+
+def hash_line(sha256: str) -> bytes:
+    """The content of the file that holds the manifest's own hash, as ``sha256sum -c`` reads it."""
+    return f"{sha256}  {MANIFEST}\n".encode()
 
 
 def parse_json(raw: bytes, where: str) -> dict[str, Any]:
@@ -191,6 +234,19 @@ def _check_schema(schema: object, where: str) -> None:
         raise InputError(f"unreadable schema {schema!r}", where, "export the artifact again")
     if int(major) > int(SCHEMA.partition(".")[0]):
         raise InputError(f"schema {schema} is newer than {SCHEMA}", where, f"needs edgebert >= {major}.0")
+
+
+def _check_words(manifest: Manifest, where: str) -> None:
+    """Raise InputError for a word that the code would look up in a table and not find there."""
+    pooling = manifest.pooling.mode if manifest.pooling else POOLING_MODES[0]
+    for name, word, known in (
+        ("format", manifest.format, FORMATS),
+        ("task", manifest.task, TASKS),
+        ("architecture.family", manifest.architecture.family, FAMILIES),
+        ("pooling.mode", pooling, POOLING_MODES),
+    ):
+        if word not in known:
+            raise InputError(f"field {name} is {word!r}", where, f"edgebert knows {', '.join(known)}")
 
 
 def _decode(kind: Any, value: Any, where: str, name: str) -> Any:
@@ -232,6 +288,8 @@ def _decode_dataclass(kind: Any, value: Any, where: str, name: str) -> Any:
 def _checked_key(key: str, where: str, name: str) -> str:
     if name == "files" and not safe_name(key):
         raise InputError(f"file name {key!r} leads out of the artifact", where, "do not trust this artifact")
+    if name == "files" and _CODE.search(key):
+        raise InputError(f"file {key!r} may run code when it is opened", where, "keep weights as safetensors or ONNX")
     return key
 
 

@@ -62,10 +62,10 @@ class OutOfMemory(EnvironmentMissing):
 
 
 class ItemError(InputError, ValueError):
-    """One item of a list of texts is not a text; ``index`` says which."""
+    """One item of a list of texts cannot be answered; ``index`` says which."""
 
-    def __init__(self, index: int, what: str) -> None:
-        super().__init__(what, f"item {index}", "pass text, or a pair of texts")
+    def __init__(self, index: int, what: str, remedy: str = "pass text, or a pair of texts") -> None:
+        super().__init__(what, f"item {index}", remedy)
         self.index = index
 
 

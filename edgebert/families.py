@@ -10,11 +10,42 @@ from edgebert.errors import InputError
 
 
 @dataclass(frozen=True)
+class TokenizerParts:
+    """The types of each part of ``tokenizer.json`` that a family's own tokenizers are made of.
+
+    None of them takes a pattern from the file: a regular expression there is a program.
+    """
+
+    model: str
+    normalizer: tuple[str, ...]
+    pre_tokenizer: tuple[str, ...]
+    post_processor: tuple[str, ...]
+    decoder: tuple[str, ...]
+
+
+WORDPIECE = TokenizerParts(
+    model="WordPiece",
+    normalizer=("BertNormalizer", "Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents"),
+    pre_tokenizer=("BertPreTokenizer", "Sequence", "Whitespace", "WhitespaceSplit", "Punctuation"),
+    post_processor=("TemplateProcessing", "BertProcessing"),
+    decoder=("WordPiece",),
+)
+BYTE_LEVEL_BPE = TokenizerParts(
+    model="BPE",
+    normalizer=("Sequence", "NFC", "NFKC"),
+    pre_tokenizer=("ByteLevel", "Sequence"),
+    post_processor=("RobertaProcessing", "TemplateProcessing", "ByteLevel", "Sequence"),
+    decoder=("ByteLevel",),
+)
+
+
+@dataclass(frozen=True)
 class Family:
     """One Hugging Face ``model_type`` and the names its checkpoints use.
 
     ``layer_prefix`` is where layer k's parameters live, below the optional ``base_prefix`` of a model
     with a head: ``bert.encoder.layer.3.`` is ``base_prefix`` + ``layer_prefix`` + ``3.``.
+    ``word_table`` and ``position_table`` are how the embedding tables' names end.
     ``position_offset`` is how many rows of the position table are no positions (roberta: padding).
     """
 
@@ -27,10 +58,13 @@ class Family:
     ffn_key: str = "intermediate_size"
     activation_key: str = "hidden_act"
     token_types: bool = True
+    word_table: str = "embeddings.word_embeddings.weight"
+    position_table: str = "embeddings.position_embeddings.weight"
     position_offset: int = 0
     pooler: bool = True
     # The rows of the head on top of [CLS] that have a bias and a square weight, before the classifier itself.
     dense_in_head: bool = False
+    tokenizer: TokenizerParts = WORDPIECE
     tokenizer_files: tuple[str, ...] = (
         "tokenizer.json",
         "tokenizer_config.json",
@@ -69,6 +103,7 @@ FAMILIES: Mapping[str, Family] = {
             token_types=False,
             position_offset=2,
             dense_in_head=True,
+            tokenizer=BYTE_LEVEL_BPE,
             tokenizer_files=(
                 "tokenizer.json",
                 "tokenizer_config.json",

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from edgebert.artifact import MANIFEST, Artifact, FileEntry, Manifest, Step
+from edgebert.artifact import MANIFEST, MANIFEST_HASH, Artifact, FileEntry, Manifest, Step, hash_line
 from edgebert.errors import EnvironmentMissing, UsageError, with_place
 from edgebert.machine import versions
 
@@ -47,8 +47,14 @@ def run(name: str, build: Build[C], source: Artifact, config: C, out: Path, *, f
         manifest = dataclasses.replace(manifest, files=hash_files(folder), history=(*source.manifest.history, step))
         # Through JSON and back, so that the manifest in memory is the one that a reader will see.
         manifest = Manifest.from_dict(manifest.to_dict(), str(out))
-        write_json(folder / MANIFEST, manifest.to_dict())
+        write_manifest(folder, manifest)
     return Artifact(out, manifest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``edgebert.json`` and, beside it, its own hash."""
+    write_json(folder / MANIFEST, manifest.to_dict())
+    (folder / MANIFEST_HASH).write_bytes(hash_line(hash_file(folder / MANIFEST).sha256))
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -58,9 +64,9 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def hash_files(folder: Path) -> dict[str, FileEntry]:
-    """Hash and size of every file below the folder, by relative name, sorted; the manifest itself left out."""
+    """Hash and size of every file below the folder, by relative name, sorted; the manifest and its hash left out."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return {name: hash_file(folder / name) for name in names if name != MANIFEST}
+    return {name: hash_file(folder / name) for name in names if name not in (MANIFEST, MANIFEST_HASH)}
 
 
 def hash_file(path: Path) -> FileEntry:

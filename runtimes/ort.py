@@ -2,60 +2,127 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import onnxruntime
 
+from edgebert.agreement import check_agreement
 from edgebert.artifact import Artifact
 from edgebert.errors import EnvironmentMissing, InputError
-from edgebert.runtimes.session import Array, Feed, Session, SessionConfig
+from edgebert.graph_guard import EXTERNAL, inspect
+from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, closed
 
 _MODEL = "model.onnx"
 _PROVIDER = "CPUExecutionProvider"
 
 
 def open(artifact: Artifact, config: SessionConfig) -> Session:
-    """A session on the artifact's graph. Raises InputError where ONNX Runtime refuses the graph."""
-    return _OrtSession(artifact, config)
+    """A session on the artifact's graph. Raises InputError where we or ONNX Runtime refuse the graph."""
+    session = _OrtSession(artifact, config)
+    _OPEN.add(session)
+    return session
 
 
 class _OrtSession:
     def __init__(self, artifact: Artifact, config: SessionConfig) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = config.thread_count
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Lengths vary from call to call: a memory plan per shape would only grow.
-        options.enable_mem_pattern = False
-        # Weights beside the graph are found by path; a single file is read once and checked as read.
-        beside = artifact.has(f"{_MODEL}_data")
-        model = str(artifact.path / _MODEL) if beside else artifact.read(_MODEL)
-        try:
-            session = onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
-        except Exception as error:
-            # onnxruntime's exception classes share no public base.
-            if not type(error).__module__.startswith("onnxruntime"):
-                raise
-            reason = str(error).strip().splitlines()[0][:200]
-            raise InputError(
-                f"ONNX Runtime refuses the graph ({reason})", str(artifact.path / _MODEL), "export it again"
-            ) from error
-        if session.get_providers()[:1] != [_PROVIDER]:
-            raise EnvironmentMissing(f"{_PROVIDER} is not available", "onnxruntime", "install onnxruntime")
-        self._session: Any = session
-        self._threads = config.thread_count
-        self._outputs = [output.name for output in session.get_outputs()]
+        self._artifact, self._config = artifact, config
+        self._lock = threading.Lock()
+        self._closed = False
+        self._engine: Any = _engine(artifact, config)
+        self._outputs = [output.name for output in self._engine.get_outputs()]
 
     def run(self, feed: Feed) -> dict[str, Array]:
-        return dict(zip(self._outputs, self._session.run(self._outputs, dict(feed)), strict=True))
+        # Held by this call until it ends, so that a close meanwhile takes nothing away.
+        engine = self._engine or self._reopened()
+        with _refusals("this input", self._artifact, "check its token ids and shapes"):
+            arrays = engine.run(self._outputs, dict(feed))
+        return dict(zip(self._outputs, arrays, strict=True))
 
     def facts(self) -> dict[str, Any]:
         return {
             "runtime": "onnxruntime",
             "version": onnxruntime.__version__,
             "provider": _PROVIDER,
-            "threads": self._threads,
+            "threads": self._config.thread_count,
         }
 
     def close(self) -> None:
-        self._session = None
+        with self._lock:
+            self._closed, self._engine = True, None
+
+    def _reopened(self) -> Any:
+        """The engine of a forked process, made when it first asks; an error once the session is closed."""
+        with self._lock:
+            if self._closed:
+                raise closed(self._artifact)
+            if self._engine is None:
+                self._engine = _engine(self._artifact, self._config)
+            return self._engine
+
+    def after_fork(self) -> None:
+        """Forget, in the child, the parent's engine: its threads stayed there, and whoever waits for them hangs."""
+        engine, self._engine = self._engine, None
+        self._lock = threading.Lock()
+        if engine is not None:
+            # Its destructor waits too, so the engine gets a reference that nobody gives back.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
+
+
+_OPEN: weakref.WeakSet[_OrtSession] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for session in _OPEN:
+        session.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _engine(artifact: Artifact, config: SessionConfig) -> Any:
+    """ONNX Runtime on exactly the bytes that were checked, after everything that can be checked was."""
+    where = str(artifact.path / _MODEL)
+    model = artifact.read(_MODEL)
+    beside = artifact.manifest.files.get(EXTERNAL)
+    check_agreement(artifact.manifest, inspect(model, where, beside.bytes if beside else None), where)
+    weights = artifact.read(EXTERNAL) if beside else None
+    artifact.check_manifest()
+    options = _options(config)
+    if weights is not None:
+        options.add_external_initializers_from_files_in_memory([EXTERNAL], [weights], [len(weights)])
+    with _refusals("the graph", artifact, "export it again"):
+        engine = onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
+    if engine.get_providers()[:1] != [_PROVIDER]:
+        raise EnvironmentMissing(f"{_PROVIDER} is not available", "onnxruntime", "install onnxruntime")
+    return engine
+
+
+def _options(config: SessionConfig) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = config.thread_count
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Lengths vary from call to call: a memory plan per shape would only grow.
+    options.enable_mem_pattern = False
+    # What was inspected was ONNX; ONNX Runtime must not take it for its own format.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    return options
+
+
+@contextmanager
+def _refusals(what: str, artifact: Artifact, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # onnxruntime's exception classes share no public base.
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        reason = str(error).strip().splitlines()[0][:200]
+        where = str(artifact.path / _MODEL)
+        raise InputError(f"ONNX Runtime refuses {what} ({reason})", where, remedy) from error

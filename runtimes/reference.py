@@ -10,13 +10,14 @@ import transformers
 
 from edgebert.artifact import Artifact
 from edgebert.errors import InputError
-from edgebert.runtimes.session import Array, Feed, Session, SessionConfig
+from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, closed
 from edgebert.shaping.checkpoint import load_module, quiet_transformers
 from edgebert.tasks import TASKS
 
 
 def open(artifact: Artifact, config: SessionConfig) -> Session:
     """A session on a checkpoint's weights; on an exported graph only for timing, with random weights."""
+    artifact.check_manifest()
     if artifact.manifest.format == "torch":
         return TorchSession(artifact, load_module(artifact, for_training=True), config)
     if config.timing_only:
@@ -39,15 +40,18 @@ class TorchSession:
 
     def __init__(self, artifact: Artifact, module: torch.nn.Module, config: SessionConfig) -> None:
         torch.set_num_threads(config.thread_count)
+        self._artifact = artifact
         self._module: torch.nn.Module | None = module
         self._output = TASKS[artifact.manifest.task].output
         self._weights = "checkpoint" if artifact.manifest.format == "torch" else "random, for timing"
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """See :class:`~edgebert.runtimes.session.Session`."""
-        assert self._module is not None, "the session is closed"
+        module = self._module
+        if module is None:
+            raise closed(self._artifact)
         with torch.inference_mode():
-            outputs = self._module(**{name: torch.from_numpy(array) for name, array in feed.items()})
+            outputs = module(**{name: torch.from_numpy(array) for name, array in feed.items()})
         return {self._output: outputs[self._output].numpy()}
 
     def facts(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebert.artifact import Artifact
+from edgebert.errors import InputError
 from edgebert.machine import allowed_threads
 
 Array = npt.NDArray[Any]
@@ -40,13 +41,21 @@ class Session(Protocol):
     """An open model."""
 
     def run(self, feed: Feed) -> dict[str, Array]:
-        """Compute every output of one batch. ``feed``: int64 [batch, sequence] for each input name."""
+        """Compute every output of one batch. ``feed``: int64 [batch, sequence] for each input name.
+
+        May be called from several threads. Raises InputError once the session is closed.
+        """
 
     def facts(self) -> dict[str, Any]:
         """What really runs: provider, version, threads."""
 
     def close(self) -> None:
-        """Give memory and threads back; calling it twice does nothing."""
+        """Give memory and threads back, after the calls that are running; calling it twice does nothing."""
+
+
+def closed(artifact: Artifact) -> InputError:
+    """The error of a session that is used after it was closed."""
+    return InputError("the model is closed", str(artifact.path), "load it again")
 
 
 class Open(Protocol):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
-import threading
+import random
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 from edgebert import stage
 from edgebert.artifact import (
     MANIFEST,
+    MANIFEST_HASH,
     MAX_MANIFEST_BYTES,
     Architecture,
     Artifact,
@@ -33,7 +33,8 @@ from edgebert.artifact import (
     parse_json,
     safe_name,
 )
-from edgebert.errors import InputError
+from edgebert.errors import EnvironmentMissing, InputError
+from edgebert.files import private_folder
 
 # What RFC 8785 can write: text without lone surrogates, integers that a double holds.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -130,6 +131,9 @@ def test_listed_files_are_read_and_counted(artifact: Artifact) -> None:
     assert not artifact.has(MANIFEST)
 
 
+ARCHITECTURE = MANIFEST_OF_A_PAIR_MODEL.to_dict()["architecture"]
+
+
 def manifest_with(**changes: Any) -> bytes:
     return json.dumps({**MANIFEST_OF_A_PAIR_MODEL.to_dict(), **changes}).encode()
 
@@ -175,6 +179,12 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "drive": (listing("C:secret"), "leads out of the artifact"),
     "backslash": (listing("..\\secret"), "leads out of the artifact"),
     "NUL": (listing("model.onnx\0.txt"), "leads out of the artifact"),
+    "pickle": (listing("pytorch_model.bin"), "may run code"),
+    "program": (listing("modeling.py"), "may run code"),
+    "unknown task": (manifest_with(task="divination"), "task is 'divination'.*edgebert knows"),
+    "unknown format": (manifest_with(format="pickle"), "format is 'pickle'"),
+    "unknown family": (manifest_with(architecture={**ARCHITECTURE, "family": "gpt"}), "family is 'gpt'"),
+    "unknown pooling": (manifest_with(pooling={"mode": "sum", "normalize": True}), "mode is 'sum'"),
     "no name": (listing(""), "leads out of the artifact"),
     "doubled slash": (listing("a//b"), "leads out of the artifact"),
     "dot": (listing("./a"), "leads out of the artifact"),
@@ -200,7 +210,7 @@ def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
 def test_a_huge_manifest_is_not_read(artifact: Artifact) -> None:
     # A sparse file: a hundred megabytes that cost no disk.
     os.truncate(artifact.path / MANIFEST, 100_000_000)
-    with pytest.raises(InputError, match="manifest too large"):
+    with pytest.raises(InputError, match="file too large"):
         Artifact.open(artifact.path)
     os.truncate(artifact.path / MANIFEST, MAX_MANIFEST_BYTES)
     with pytest.raises(InputError, match="not valid JSON"):
@@ -237,17 +247,109 @@ def test_missing_and_unlisted_files_are_refused(artifact: Artifact) -> None:
             artifact.read(name)
 
 
-def test_the_bytes_checked_are_the_bytes_returned(artifact: Artifact) -> None:
-    # A pipe gives its bytes once: whoever reads it again after the check waits forever.
+@pytest.mark.parametrize("name", ["model.onnx", "1_Pooling/config.json", MANIFEST])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "pipe", "folder"])
+def test_only_plain_files_are_opened(kind: str, name: str, artifact: Artifact, tmp_path: Path) -> None:
+    path, outside = artifact.path / name, tmp_path / "outside"
+    path.rename(outside)
+    make: dict[str, Callable[[], None]] = {
+        "link": lambda: path.symlink_to(outside),
+        "dangling link": lambda: path.symlink_to(tmp_path / "nowhere"),
+        "hard link": lambda: path.hardlink_to(outside),
+        "pipe": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+    }
+    make[kind]()
+    with pytest.raises(InputError, match=r"plain file|link.*could lead out"):
+        read(artifact.path, name)
+
+
+def read(folder: Path, name: str) -> bytes:
+    artifact = Artifact.open(folder)
+    return b"" if name == MANIFEST else artifact.read(name)
+
+
+def test_a_folder_inside_may_not_be_a_link_and_the_artifact_itself_may(artifact: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "way").symlink_to(artifact.path)
+    assert read(tmp_path / "way", "1_Pooling/config.json") == b"{}"
+    (artifact.path / "1_Pooling").rename(tmp_path / "outside")
+    (artifact.path / "1_Pooling").symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match=r"link.*could lead out"):
+        artifact.read("1_Pooling/config.json")
+
+
+def test_a_checkpoint_from_a_hubs_cache_is_made_of_links(artifact: Artifact, tmp_path: Path) -> None:
     path = artifact.path / "model.onnx"
-    content = path.read_bytes()
-    path.unlink()
-    os.mkfifo(path)
-    threading.Thread(target=path.write_bytes, args=(content,), daemon=True).start()
-    code = "import sys; from edgebert.artifact import Artifact; a = Artifact.open(sys.argv[1]); "
-    code += "sys.stdout.buffer.write(a.read('model.onnx'))"
-    command = [sys.executable, "-c", code, str(artifact.path)]
-    assert subprocess.run(command, stdout=subprocess.PIPE, timeout=30, check=True).stdout == content
+    path.rename(tmp_path / "blob")
+    path.symlink_to(tmp_path / "blob")
+    assert replace(artifact, links=True).read("model.onnx") == bytes(range(256)) * 4
+
+
+def test_a_size_that_is_not_the_listed_one_is_not_read(artifact: Artifact) -> None:
+    # A sparse file: a terabyte that costs no disk, and that no memory would hold.
+    os.truncate(artifact.path / "model.onnx", 2**40)
+    with pytest.raises(InputError, match=r"does not match its hash.*1099511627776 bytes instead of 1024"):
+        artifact.read("model.onnx")
+
+
+def test_a_listed_size_is_not_believed(artifact: Artifact) -> None:
+    os.truncate(artifact.path / "1_Pooling" / "config.json", 2**30)
+    os.truncate(artifact.path / "model.onnx", 2**31)
+    files = {name: FileEntry("0" * 64, (artifact.path / name).stat().st_size) for name in artifact.manifest.files}
+    stage.write_manifest(artifact.path, replace(artifact.manifest, files=files))
+    for name in files:
+        with pytest.raises(InputError, match="file too large"):
+            read(artifact.path, name)
+
+
+def test_every_bit_of_the_manifest_is_protected(artifact: Artifact) -> None:
+    stage.write_manifest(artifact.path, artifact.manifest)
+    Artifact.open(artifact.path).check_manifest()
+    for name in (MANIFEST, MANIFEST_HASH):
+        content = (artifact.path / name).read_bytes()
+        for bit in random.Random(0).sample(range(8 * len(content)), 300):
+            (artifact.path / name).write_bytes(flipped(content, bit))
+            with pytest.raises(InputError):
+                Artifact.open(artifact.path).check_manifest()
+        (artifact.path / name).write_bytes(content)
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    harmed = bytearray(content)
+    harmed[bit // 8] ^= 1 << bit % 8
+    return bytes(harmed)
+
+
+def test_an_older_artifact_without_the_manifests_hash_is_read(artifact: Artifact) -> None:
+    assert not (artifact.path / MANIFEST_HASH).exists()
+    artifact.check_manifest()
+
+
+def test_the_manifests_hash_is_what_sha256sum_reads(artifact: Artifact) -> None:
+    stage.write_manifest(artifact.path, artifact.manifest)
+    sha256, name = (artifact.path / MANIFEST_HASH).read_text().split()
+    assert (sha256, name) == (stage.hash_file(artifact.path / MANIFEST).sha256, MANIFEST)
+
+
+def test_a_private_folder_is_ours_alone(tmp_path: Path) -> None:
+    made = private_folder(tmp_path / "deep" / "cache")
+    assert made.stat().st_mode & 0o777 == 0o700
+    assert private_folder(made) == made
+    for mode in (0o770, 0o707, 0o777 | stat.S_ISVTX):
+        made.chmod(mode)
+        with pytest.raises(EnvironmentMissing, match="others can write to the cache folder") as caught:
+            private_folder(made)
+        assert caught.value.exit_code == 6
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentMissing, match="not a folder"):
+        private_folder(tmp_path / "file")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_private_folder_is_not_someone_elses(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, -1)
+    with pytest.raises(EnvironmentMissing, match="belongs to someone else"):
+        private_folder(tmp_path)
 
 
 @given(st.lists(st.sampled_from(["a", "b.json", "..", ".", "", "/", "\\", "\0", "c:", "ü"]), max_size=4))

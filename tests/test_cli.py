@@ -13,7 +13,8 @@ import transformers
 from commands import ROOT, command, edgebert, environment, program, tree
 from tiny import checkpoint, labelled
 
-from edgebert.artifact import MANIFEST, Artifact
+from edgebert import stage
+from edgebert.artifact import MANIFEST, Artifact, Manifest
 from edgebert.cli import _COMMANDS
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -233,7 +234,7 @@ def test_golden_vectors_of_another_model_fail_the_check(exported: Path, tmp_path
     shutil.copyfile(other / "golden.npz", copy / "golden.npz")
     document = json.loads((copy / MANIFEST).read_text())
     document["files"]["golden.npz"] = json.loads((other / MANIFEST).read_text())["files"]["golden.npz"]
-    (copy / MANIFEST).write_text(json.dumps(document))
+    stage.write_manifest(copy, Manifest.from_dict(document, "copy"))
     done = edgebert("verify", copy, "--json")
     assert done.code == 4
     assert done.json["ok"] is False

@@ -20,10 +20,10 @@ from tiny import FAMILIES, TASKS, Exports, texts
 
 import edgebert
 from edgebert import stage
-from edgebert.artifact import MANIFEST, Artifact, Pooling
+from edgebert.artifact import Artifact
 from edgebert.errors import InputError, ItemError, UsageError
 from edgebert.machine import allowed_threads
-from edgebert.serving.model import Model, load, pool, softmax
+from edgebert.serving.model import Model, load, normalized, pool, softmax
 from edgebert.serving.tokens import TextTokenizer, batches
 from edgebert.shaping.checkpoint import load_module
 
@@ -246,7 +246,7 @@ def test_garbage_that_was_listed_is_refused(
     folder = copy_of(exports, tmp_path)
     (folder / name).write_bytes(content)
     manifest = Artifact.open(folder).manifest
-    stage.write_json(folder / MANIFEST, replace(manifest, files=stage.hash_files(folder)).to_dict())
+    stage.write_manifest(folder, replace(manifest, files=stage.hash_files(folder)))
     with pytest.raises(InputError, match=f"{match}.*{name}"):
         load(folder)
 
@@ -271,6 +271,6 @@ def test_threads_are_those_asked_for_and_allowed(exports: Exports) -> None:
 def test_pooling_by_hand(mode: str, expected: list[float]) -> None:
     hidden = np.array([[[1, 2], [3, 0], [99, 99]]], dtype=np.float32)
     mask = np.array([[1, 1, 0]])
-    assert pool(hidden, mask, Pooling(mode, normalize=False)).tolist() == [expected]
+    assert pool(hidden, mask, mode).tolist() == [expected]
     unit = np.array(expected) / np.linalg.norm(expected)
-    np.testing.assert_allclose(pool(hidden, mask, Pooling(mode, normalize=True))[0], unit, rtol=1e-6)
+    np.testing.assert_allclose(normalized(pool(hidden, mask, mode))[0], unit, rtol=1e-6)

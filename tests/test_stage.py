@@ -16,7 +16,7 @@ import pytest
 from test_artifact import MANIFEST_OF_A_PAIR_MODEL
 
 from edgebert import stage
-from edgebert.artifact import MANIFEST, Artifact, Manifest
+from edgebert.artifact import MANIFEST, MANIFEST_HASH, Artifact, Manifest
 from edgebert.errors import EnvironmentMissing, InputError, UsageError
 from edgebert.machine import versions
 
@@ -34,6 +34,9 @@ def build(source: Artifact, config: Settings, out: Path) -> Manifest:
     return replace(source.manifest, name="built")
 
 
+PUBLISHED = [
+    "out", "out/config.json", f"out/{MANIFEST}", f"out/{MANIFEST_HASH}", "out/sub", "out/sub/weights.bin",
+]  # fmt: skip
 SOURCE = Artifact(Path("nowhere"), MANIFEST_OF_A_PAIR_MODEL)
 
 
@@ -56,7 +59,14 @@ def dead_pid() -> int:
 
 def test_a_stage_publishes_files_manifest_and_history(out: Path) -> None:
     artifact = stage.run("build", build, SOURCE, Settings(), out)
-    assert names(out.parent) == ["out", "out/config.json", f"out/{MANIFEST}", "out/sub", "out/sub/weights.bin"]
+    assert names(out.parent) == [
+        "out",
+        "out/config.json",
+        f"out/{MANIFEST}",
+        f"out/{MANIFEST_HASH}",
+        "out/sub",
+        "out/sub/weights.bin",
+    ]
     assert sorted(artifact.manifest.files) == ["config.json", "sub/weights.bin"]
     assert artifact.read("sub/weights.bin") == b"12345"
     assert artifact.manifest.name == "built"
@@ -122,7 +132,14 @@ def test_force_replaces(out: Path) -> None:
     replaced = stage.run("build", build, SOURCE, Settings(0.25), out, force=True)
     assert Artifact.open(out) == replaced
     assert (out / "config.json").read_text() == "0.25"
-    assert names(out.parent) == ["out", "out/config.json", f"out/{MANIFEST}", "out/sub", "out/sub/weights.bin"]
+    assert names(out.parent) == [
+        "out",
+        "out/config.json",
+        f"out/{MANIFEST}",
+        f"out/{MANIFEST_HASH}",
+        "out/sub",
+        "out/sub/weights.bin",
+    ]
 
 
 def test_publishing_to_a_relative_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

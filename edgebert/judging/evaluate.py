@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from edgebert.errors import InputError
 from edgebert.judging.metrics import Scores, accuracy, agreement, cosine_rows, spearman
 from edgebert.serving.model import Model
-from edgebert.serving.tokens import Text
+from edgebert.serving.tokens import MAX_ITEMS, Text
 from edgebert.training.data import Row
 
 
@@ -27,16 +30,24 @@ def evaluate(model: Model, rows: Sequence[Row], reference: Model | None = None) 
         expected = [row.label for row in rows]
         if not all(isinstance(label, str) for label in expected):
             raise InputError("no class labels to judge a classifier by", "the data", "add a label column")
-        return accuracy([p.label for p in model.predict([text_of(row) for row in rows])], list(map(str, expected)))
+        found = [p.label for part in _parts([text_of(row) for row in rows]) for p in model.predict(part)]
+        return accuracy(found, list(map(str, expected)))
     if all(row.text_b is not None and isinstance(row.label, float) for row in rows):
-        first, second = (
-            model.encode([row.text for row in rows]),
-            model.encode([str(row.text_b) for row in rows]),
-        )
+        first, second = _vectors(model, [row.text for row in rows]), _vectors(model, [str(row.text_b) for row in rows])
         return spearman(cosine_rows(first, second), [float(row.label or 0.0) for row in rows])
     if reference is None:
         raise InputError("neither ratings nor a reference to judge an encoder by", "the data", "add text_b and label")
-    return agreement(model.encode(_texts(rows)), reference.encode(_texts(rows)))
+    return agreement(_vectors(model, _texts(rows)), _vectors(reference, _texts(rows)))
+
+
+def _vectors(model: Model, texts: Sequence[Text]) -> npt.NDArray[np.float32]:
+    return np.concatenate([model.encode(part) for part in _parts(texts)])
+
+
+def _parts(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
+    """As many texts as a call may have; an empty list is one part."""
+    for start in range(0, max(1, len(texts)), MAX_ITEMS):
+        yield texts[start : start + MAX_ITEMS]
 
 
 def _texts(rows: Sequence[Row]) -> list[Text]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgebert.artifact import Artifact
 from edgebert.errors import UsageError
-from edgebert.exporters.seal import GOLDEN
 from edgebert.judging import parity
 from edgebert.judging.evaluate import evaluate
+from edgebert.judging.golden import read_golden
 from edgebert.judging.metrics import Metric
 from edgebert.serving.model import load
 from edgebert.serving.tokens import TextTokenizer
@@ -56,13 +53,10 @@ def verify(
 
 
 def _golden_stage(artifact: Artifact, run: parity.Run) -> parity.Stage:
-    with np.load(io.BytesIO(artifact.read(GOLDEN)), allow_pickle=False) as arrays:
-        count = sum(name.endswith(".output") for name in arrays.files)
-        names = [spec.name for spec in artifact.manifest.inputs]
-        feeds = [{name: arrays[f"{i}.{name}"] for name in names} for i in range(count)]
-        expected = [arrays[f"{i}.output"] for i in range(count)]
+    golden = read_golden(artifact)
+    actual = parity.outputs(run, golden.feeds)
     labels = TASKS[artifact.manifest.task].has_labels
-    return parity.compare("golden", _kind(artifact), expected, parity.outputs(run, feeds), labels=labels)
+    return parity.compare("golden", _kind(artifact), golden.expected, actual, labels=labels)
 
 
 def _reference_stage(artifact: Artifact, run: parity.Run, checkpoint: Artifact, rows: Data | None) -> parity.Stage:

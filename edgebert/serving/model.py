@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import numpy.typing as npt
 
 from edgebert.artifact import Artifact, Pooling
 from edgebert.errors import InputError, UsageError
-from edgebert.registry import target_named
-from edgebert.runtimes.session import Session, SessionConfig
-from edgebert.serving.tokens import Batch, Text, TextTokenizer, Tokens, batches
+from edgebert.files import private_folder
+from edgebert.registry import Target, target_named
+from edgebert.runtimes.session import Session, SessionConfig, closed
+from edgebert.serving.tokens import Batch, Overflow, Text, TextTokenizer, Tokens, batches
 from edgebert.tasks import TASKS
+
+log = logging.getLogger("edgebert")
 
 Float = npt.NDArray[np.float32]
 
@@ -26,12 +30,16 @@ MAX_BATCH_TOKENS = 256
 
 @dataclass(frozen=True)
 class Prediction:
-    """One text's answer: the winning label, its probability, every label's probability."""
+    """One text's answer: the winning label, its probability, every label's probability.
+
+    ``truncated``: the text was longer than the model reads, and cut. ``chunks``: in how many windows it was read.
+    """
 
     label: str
     score: float
     scores: dict[str, float]
     truncated: bool = False
+    chunks: int = 1
 
 
 def load(
@@ -41,24 +49,41 @@ def load(
     max_length: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     trust_engine: bool = False,
+    overflow: Overflow = "truncate",
 ) -> Model:
     """Open an artifact for answering.
 
     ``target`` defaults to the one it was made for, ``threads`` to all that this process may use,
     ``max_length`` (tokens, specials included) to the model's own. ``cache_dir`` and ``trust_engine``
-    concern targets that compile engines. Raises InputError for a folder that is no sound artifact,
-    EnvironmentMissing where the target cannot run here.
+    concern targets that compile engines; the folder is made (0700) where there is none. ``overflow`` is
+    what becomes of texts longer than ``max_length``: ``truncate`` cuts them, ``error`` raises ItemError,
+    ``chunk`` reads them in consecutive windows, whose answers are averaged by their tokens.
+
+    Raises InputError for a folder that is no sound artifact, EnvironmentMissing where the target cannot
+    run here or others can write to ``cache_dir``.
     """
+    if cache_dir is not None:
+        private_folder(Path(cache_dir))
     artifact = Artifact.open(Path(path))
-    chosen = target_named(target or artifact.manifest.target)
+    chosen = _target(artifact, target)
     if (chosen.name == "torch") != (artifact.manifest.format == "torch"):
         raise UsageError(
             f"target {chosen.name} cannot run this {artifact.manifest.format} artifact",
             str(path),
             "leave target out",
         )
-    session = chosen.resolve()(artifact, SessionConfig(threads))
-    return Model(artifact, session, TextTokenizer(artifact, max_length))
+    # First the tokenizer, which is checked in less time than an engine takes to open.
+    tokenizer = TextTokenizer(artifact, max_length, overflow)
+    return Model(artifact, chosen.resolve()(artifact, SessionConfig(threads)), tokenizer)
+
+
+def _target(artifact: Artifact, name: str | None) -> Target:
+    try:
+        return target_named(name or artifact.manifest.target)
+    except UsageError as error:
+        if name is not None:
+            raise
+        raise InputError(f"the manifest has an {error.what}", str(artifact.path), "name a target") from None
 
 
 class Model:
@@ -69,6 +94,7 @@ class Model:
         self.tokenizer = tokenizer
         self._session: Session | None = session
         self._task = TASKS[artifact.manifest.task]
+        self._said_truncated = False
 
     def predict(self, texts: Sequence[Text]) -> list[Prediction]:
         """Label, score and scores of each text (or pair), in order."""
@@ -76,19 +102,24 @@ class Model:
         return self._predictions(self.tokenize(texts))
 
     def logits(self, texts: Sequence[Text]) -> Float:
-        """float32 [n, labels]: the head's output before the softmax."""
+        """float32 [n, labels]: the head's output before the softmax. Says once, in the log, that texts were cut."""
         self._require(has_labels=True)
-        return self._logits(self.tokenize(texts))
+        return self._logits(self._told(self.tokenize(texts)))
 
     def encode(self, texts: Sequence[Text]) -> Float:
-        """float32 [n, hidden]: one vector a text, pooled and normalized as the encoder was trained."""
+        """float32 [n, hidden]: one vector a text, pooled and normalized as the encoder was trained.
+
+        Says once, in the log, that texts were cut; :meth:`tokenize` says of each text whether it was.
+        """
         self._require(has_labels=False)
-        return self._vectors(self.tokenize(texts))
+        return self._vectors(self._told(self.tokenize(texts)))
 
     def tokenize(self, texts: Sequence[Text]) -> list[Tokens]:
-        """The first half of an answer, apart, for those who time or reuse it."""
+        """The first half of an answer, apart, for those who time or reuse it, or ask what was ``truncated``."""
         if isinstance(texts, (str, bytes)):
             raise UsageError("one text where a list is expected", repr(texts[:20]), "pass [text]")
+        if not isinstance(texts, Sized):
+            raise UsageError(f"{type(texts).__name__} where a list is expected", "texts", "pass list(texts)")
         return self.tokenizer.encode(texts)
 
     def answer(self, tokens: list[Tokens]) -> list[Prediction] | Float:
@@ -98,28 +129,40 @@ class Model:
     def _predictions(self, tokens: list[Tokens]) -> list[Prediction]:
         names = self.artifact.manifest.labels
         probabilities = softmax(self._logits(tokens))
-        return [_prediction(names, row, item.truncated) for row, item in zip(probabilities, tokens, strict=True)]
+        return [_prediction(names, row, item) for row, item in zip(probabilities, tokens, strict=True)]
 
     def _vectors(self, tokens: list[Tokens]) -> Float:
         pooling = self.artifact.manifest.pooling or Pooling("mean", normalize=False)
         width = self.artifact.manifest.architecture.hidden
-        return self._batched(tokens, width, lambda out, feed: pool(out, feed["attention_mask"], pooling))
+        vectors = self._batched(tokens, width, lambda out, feed: pool(out, feed["attention_mask"], pooling.mode))
+        return normalized(vectors) if pooling.normalize else vectors
+
+    def _told(self, tokens: list[Tokens]) -> list[Tokens]:
+        """The same tokens, after saying once that some texts were cut: an array has no place to say it."""
+        cut = sum(item.truncated for item in tokens)
+        if cut and not self._said_truncated:
+            self._said_truncated = True
+            longest = self.tokenizer.max_length
+            log.warning("%d of %d texts were cut to %d tokens (said once)", cut, len(tokens), longest)
+        return tokens
 
     def run(self, feed: Batch) -> npt.NDArray[Any]:
         """The graph's one output for arrays that are already tokens."""
-        if self._session is None:
-            raise InputError("the model is closed", str(self.artifact.path), "load it again")
-        return self._session.run(feed)[self._task.output]
+        # Another thread may close the model between two looks at it.
+        session = self._session
+        if session is None:
+            raise closed(self.artifact)
+        return session.run(feed)[self._task.output]
 
     def facts(self) -> dict[str, Any]:
         """What really runs here: artifact, runtime, version, provider, threads."""
         manifest = self.artifact.manifest
-        session = self._session.facts() if self._session else {}
+        session = self._session
         return {
             "artifact": str(self.artifact.path),
             "digest": self.artifact.digest,
             "precision": manifest.precision,
-            **session,
+            **(session.facts() if session else {}),
         }
 
     def close(self) -> None:
@@ -138,12 +181,17 @@ class Model:
         return self._batched(tokens, len(self.artifact.manifest.labels), lambda out, feed: out)
 
     def _batched(self, tokens: list[Tokens], width: int, finish: Any) -> Float:
-        """Run length-sorted batches and put the rows back in the caller's order."""
-        result = np.empty((len(tokens), width), dtype=np.float32)
-        for rows in batches(tokens, MAX_BATCH_TOKENS):
-            feed = self.tokenizer.collate([tokens[i] for i in rows])
-            result[rows] = finish(self.run(feed), feed)
-        return result
+        """Run length-sorted batches and put the rows back in the caller's order, one a text."""
+        windows = [window for item in tokens for window in item.windows]
+        result = np.empty((len(windows), width), dtype=np.float32)
+        for rows in batches(windows, MAX_BATCH_TOKENS):
+            feed = self.tokenizer.collate([windows[i] for i in rows])
+            found = finish(self.run(feed), feed)
+            if found.shape != (len(rows), width):
+                what = f"the graph answers {found.shape} where {(len(rows), width)} is declared"
+                raise InputError(what, str(self.artifact.path), "export the artifact again")
+            result[rows] = found
+        return result if len(windows) == len(tokens) else averaged(result, tokens, self.tokenizer.specials)
 
     def _require(self, *, has_labels: bool) -> None:
         if self._task.has_labels != has_labels:
@@ -153,10 +201,20 @@ class Model:
             )
 
 
-def _prediction(names: tuple[str, ...], row: Float, truncated: bool) -> Prediction:
+def _prediction(names: tuple[str, ...], row: Float, item: Tokens) -> Prediction:
     best = int(row.argmax())
     scores = dict(zip(names, map(float, row), strict=True))
-    return Prediction(names[best], float(row[best]), scores, truncated)
+    return Prediction(names[best], float(row[best]), scores, item.truncated, len(item.windows))
+
+
+def averaged(rows: Float, tokens: Sequence[Tokens], specials: int) -> Float:
+    """Rows [windows, d] to rows [texts, d]: each text's windows averaged by their tokens, special ones left out."""
+    counts = [len(item.windows) for item in tokens]
+    weights = np.array([max(1, len(window) - specials) for item in tokens for window in item.windows], np.float32)
+    starts = np.cumsum([0, *counts[:-1]])
+    sums = np.add.reduceat(rows * weights[:, None], starts, axis=0)
+    result: Float = (sums / np.add.reduceat(weights, starts)[:, None]).astype(np.float32)
+    return result
 
 
 def softmax(logits: Float) -> Float:
@@ -166,19 +224,23 @@ def softmax(logits: Float) -> Float:
     return result
 
 
-def pool(hidden: Float, mask: npt.NDArray[np.int64], pooling: Pooling) -> Float:
+def pool(hidden: Float, mask: npt.NDArray[np.int64], mode: str) -> Float:
     """Token vectors [n, sequence, hidden] to text vectors [n, hidden], padding left out.
 
-    As sentence-transformers' Pooling and Normalize modules do (modes cls, mean, max).
+    As sentence-transformers' Pooling module does (modes cls, mean, max).
     """
     visible = mask[:, :, None].astype(np.float32)
-    if pooling.mode == "cls":
+    if mode == "cls":
         vectors = hidden[:, 0]
-    elif pooling.mode == "max":
+    elif mode == "max":
         vectors = np.where(visible > 0, hidden, -np.inf).max(axis=1)
     else:
         vectors = (hidden * visible).sum(axis=1) / np.maximum(visible.sum(axis=1), 1e-9)
-    if pooling.normalize:
-        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     result: Float = vectors.astype(np.float32)
+    return result
+
+
+def normalized(vectors: Float) -> Float:
+    """Vectors [n, d] of length one, as sentence-transformers' Normalize module makes them."""
+    result: Float = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return result

@@ -4,64 +4,106 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from edgebert.artifact import Artifact, parse_json
-from edgebert.errors import InputError, ItemError
+from edgebert.errors import InputError, ItemError, UsageError
+from edgebert.tokenizer import TOKENIZER, mapped_panics, open_tokenizer
 
 Text = str | tuple[str, str]
 Batch = dict[str, npt.NDArray[np.int64]]
+Overflow = Literal["truncate", "error", "chunk"]
+
+# What one call may ask: beyond it, memory would grow with the caller's mistake.
+MAX_ITEMS = 100_000
+MAX_CHARACTERS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One tokenized item; ``truncated`` says that the text was longer than the model reads."""
+    """One tokenized item; ``truncated`` says that the text was longer than the model reads.
+
+    ``rest`` holds the windows after the first, where a long text is answered in chunks.
+    """
 
     ids: list[int]
     types: list[int]
     truncated: bool
+    rest: tuple[Tokens, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def windows(self) -> tuple[Tokens, ...]:
+        """The item's windows in order, this one first."""
+        return (self, *self.rest)
+
 
 class TextTokenizer:
-    """The tokenizer of an artifact or checkpoint, with truncation at ``max_length`` tokens, specials included."""
+    """The tokenizer of an artifact or checkpoint, reading ``max_length`` tokens at once, specials included.
 
-    def __init__(self, artifact: Artifact, max_length: int | None = None) -> None:
+    ``overflow`` says what becomes of longer texts: cut (``truncate``), refused (``error``) or read in
+    consecutive windows (``chunk``).
+    """
+
+    def __init__(self, artifact: Artifact, max_length: int | None = None, overflow: Overflow = "truncate") -> None:
         limit = artifact.manifest.max_length
         self.max_length = limit if max_length is None else max_length
-        if not 2 < self.max_length <= limit:
-            raise InputError(
-                f"max_length {self.max_length} is out of reach", str(artifact.path), f"at most {limit} tokens"
-            )
-        try:
-            self._tokenizer = Tokenizer.from_str(artifact.read("tokenizer.json").decode("utf-8"))
-        except Exception as error:
-            # tokenizers raises bare Exception.
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                "unreadable tokenizer", str(artifact.path / "tokenizer.json"), "export it again"
-            ) from error
-        self._tokenizer.no_padding()
+        self.overflow = overflow
+        if overflow not in get_args(Overflow):
+            raise UsageError(f"unknown overflow {overflow!r}", "overflow", f"one of {', '.join(get_args(Overflow))}")
+        self._where = str(artifact.path / TOKENIZER)
+        self._tokenizer = open_tokenizer(artifact)
+        # Of a pair, since it has the most; and at least a token of the text must fit beside them.
+        least = max(2, self._tokenizer.num_special_tokens_to_add(True))
+        if not least < self.max_length <= limit:
+            remedy = f"more than {least}, at most {limit} tokens"
+            raise InputError(f"max_length {self.max_length} is out of reach", str(artifact.path), remedy)
+        self.specials = self._tokenizer.num_special_tokens_to_add(False)
         self._tokenizer.enable_truncation(self.max_length, strategy="longest_first")
         self._names = [spec.name for spec in artifact.manifest.inputs]
         self._pad = _pad_id(artifact)
 
     def encode(self, texts: Sequence[Text]) -> list[Tokens]:
-        """Tokens of each item. Raises ItemError naming the first item that is not a text or a pair."""
+        """Tokens of each item. Raises ItemError naming the first item that is no text or too long for the policy."""
+        if len(texts) > MAX_ITEMS:
+            raise UsageError(f"{len(texts)} items in one call", "texts", f"pass parts of at most {MAX_ITEMS}")
+        texts = list(texts)
         for index, item in enumerate(texts):
             _check_item(index, item)
+        with mapped_panics(self._where):
+            found = [tokens for part in _parts(texts) for tokens in self._encode(part)]
+        if self.overflow != "truncate":
+            self._check_overflow(texts, found)
+        return found
+
+    def _encode(self, texts: Sequence[Text]) -> list[Tokens]:
         if len(texts) == 1:
             # The batch call wakes a thread pool, which for one text costs more than it gives.
             pair = texts[0] if isinstance(texts[0], tuple) else (texts[0],)
-            return [_tokens(self._tokenizer.encode(*pair))]
-        return [_tokens(encoding) for encoding in self._tokenizer.encode_batch(list(texts))]
+            return [self._tokens(self._tokenizer.encode(*pair))]
+        return [self._tokens(encoding) for encoding in self._tokenizer.encode_batch(texts)]
+
+    def _tokens(self, encoding: Encoding) -> Tokens:
+        more = encoding.overflowing
+        if self.overflow != "chunk":
+            return Tokens(encoding.ids, encoding.type_ids, bool(more))
+        rest = tuple(Tokens(window.ids, window.type_ids, False) for window in more)
+        return Tokens(encoding.ids, encoding.type_ids, False, rest)
+
+    def _check_overflow(self, texts: Sequence[Text], found: Sequence[Tokens]) -> None:
+        for index, (text, tokens) in enumerate(zip(texts, found, strict=True)):
+            if self.overflow == "error" and tokens.truncated:
+                remedy = "shorten it, or load with overflow='truncate' or 'chunk'"
+                raise ItemError(index, f"longer than {self.max_length} tokens", remedy)
+            if tokens.rest and isinstance(text, tuple):
+                what = f"a pair longer than {self.max_length} tokens cannot be read in chunks"
+                raise ItemError(index, what, "shorten it, or load with overflow='truncate'")
 
     def collate(self, items: Sequence[Tokens], length: int | None = None) -> Batch:
         """Right-padded int64 arrays [batch, length]; ``length`` defaults to the longest item's."""
@@ -77,14 +119,26 @@ class TextTokenizer:
         return {name: arrays[name] for name in self._names}
 
 
-def _tokens(encoding: Encoding) -> Tokens:
-    return Tokens(encoding.ids, encoding.type_ids, bool(encoding.overflowing))
+def _parts(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
+    """Slices of about ``MAX_CHARACTERS``: what the library holds of a text is far larger than the text."""
+    start = characters = 0
+    for index, item in enumerate(texts):
+        length = len(item) if isinstance(item, str) else sum(map(len, item))
+        if index > start and characters + length > MAX_CHARACTERS:
+            yield texts[start:index]
+            start, characters = index, 0
+        characters += length
+    if len(texts) > start:
+        yield texts[start:]
 
 
 def _check_item(index: int, item: Any) -> None:
     parts = item if isinstance(item, tuple) and len(item) == 2 else (item,)
     if not all(isinstance(part, str) for part in parts):
         raise ItemError(index, f"not a text: {type(item).__name__}")
+    if max(map(len, parts)) > MAX_CHARACTERS:
+        what = f"a text of {max(map(len, parts))} characters"
+        raise ItemError(index, what, f"pass parts of at most {MAX_CHARACTERS}")
     try:
         for part in parts:
             part.encode("utf-8")
@@ -93,8 +147,12 @@ def _check_item(index: int, item: Any) -> None:
 
 
 def _pad_id(artifact: Artifact) -> int:
-    value = parse_json(artifact.read("config.json"), str(artifact.path / "config.json")).get("pad_token_id")
-    return value if isinstance(value, int) else 0
+    where = str(artifact.path / "config.json")
+    config = parse_json(artifact.read("config.json"), where)
+    if "auto_map" in config:
+        raise InputError("the model asks to run its own code", where, "export it from a checkpoint without auto_map")
+    value = config.get("pad_token_id")
+    return value if type(value) is int and 0 <= value < artifact.manifest.architecture.vocab else 0
 
 
 def batches(items: Sequence[Tokens], max_tokens: int) -> Iterator[list[int]]:

@@ -65,6 +65,8 @@ def open_checkpoint(model: str, task: str = "auto") -> Artifact:
     """
     folder = _locate(model)
     config = read_json(folder / "config.json")
+    if "auto_map" in config:
+        raise InputError("the checkpoint asks to run its own code", str(folder / "config.json"), "remove auto_map")
     if (folder / MANIFEST).is_file():
         artifact = Artifact.open(folder)
         if artifact.manifest.format != "torch":
@@ -72,7 +74,7 @@ def open_checkpoint(model: str, task: str = "auto") -> Artifact:
                 "an exported artifact is not a checkpoint", str(folder), "give the folder it was made from"
             )
         return artifact
-    return Artifact(folder, _describe(folder, config, _name_of(model, folder), task))
+    return Artifact(folder, _describe(folder, config, _name_of(model, folder), task), links=True)
 
 
 def _name_of(model: str, folder: Path) -> str:
@@ -133,8 +135,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _describe(folder: Path, config: Mapping[str, Any], name: str, task_name: str) -> Manifest:
     family = family_of(config, str(folder / "config.json"))
-    if "auto_map" in config:
-        raise InputError("the checkpoint asks to run its own code", str(folder / "config.json"), "remove auto_map")
     task = _task_of(config, folder, task_name)
     shape = architecture_of(config, family, str(folder / "config.json"))
     check_weights(folder, config, shape, family)

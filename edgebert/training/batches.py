@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from edgebert.artifact import Artifact
-from edgebert.errors import InputError
+from edgebert.tokenizer import open_tokenizer
 from edgebert.training.data import Row
 
 _MEGABATCH = 50
@@ -27,24 +26,10 @@ class Encoded:
 
 def tokenize(source: Artifact, rows: Sequence[Row], max_length: int) -> list[Encoded]:
     """Tokenize rows as the checkpoint does, cut to ``max_length`` tokens."""
-    tokenizer = _tokenizer_of(source)
-    # Some checkpoints (MiniLM's among them) store a fixed padding and a truncation of their own.
-    tokenizer.no_padding()
+    tokenizer = open_tokenizer(source)
     tokenizer.enable_truncation(max_length)
     texts = [row.text if row.text_b is None else (row.text, row.text_b) for row in rows]
     return [Encoded(tuple(found.ids), tuple(found.type_ids)) for found in tokenizer.encode_batch(texts)]
-
-
-def _tokenizer_of(source: Artifact) -> Tokenizer:
-    if not source.has("tokenizer.json"):
-        raise InputError("no tokenizer.json", str(source.path), "save the checkpoint with its fast tokenizer")
-    content = source.read("tokenizer.json").decode("utf-8")
-    try:
-        return Tokenizer.from_str(content)
-    except Exception as error:
-        # The library raises bare Exception for whatever it cannot read.
-        where = str(source.path / "tokenizer.json")
-        raise InputError(f"unusable tokenizer ({error})", where, "copy the checkpoint again") from error
 
 
 class Indices(Dataset[int]):

@@ -1,0 +1,48 @@
+"""Whether a manifest and the graph beside it speak of the same model. Both values stand in every refusal."""
+
+from __future__ import annotations
+
+import re
+
+from edgebert.artifact import Manifest
+from edgebert.errors import InputError
+from edgebert.families import family_of
+from edgebert.graph_guard import Graph
+from edgebert.tasks import TASKS
+
+
+def check_agreement(manifest: Manifest, graph: Graph, where: str) -> None:
+    """Raise InputError, naming both values, where inputs, output, labels, hidden, vocab or max_length differ."""
+    family = family_of({"model_type": manifest.architecture.family}, where)
+    task = TASKS[manifest.task]
+    _same("inputs", [spec.name for spec in manifest.inputs], list(graph.inputs), where)
+    _same("outputs", [task.output], list(graph.outputs), where)
+    width = (graph.outputs[task.output] or (None,))[-1]
+    if task.has_labels:
+        _same("labels", len(manifest.labels), width, where)
+    else:
+        _same("hidden", manifest.architecture.hidden, width, where)
+    vocab, hidden = _table(graph, family.word_table, where)
+    positions = _table(graph, family.position_table, where)[0] - family.position_offset
+    _same("vocab", manifest.architecture.vocab, vocab, where)
+    _same("hidden", manifest.architecture.hidden, hidden, where)
+    if not 0 < manifest.max_length <= positions:
+        raise _refusal("max_length", manifest.max_length, f"at most {positions}", where)
+
+
+def _table(graph: Graph, name: str, where: str) -> tuple[int, int]:
+    """Rows and columns of an embedding table, which the quantizer leaves as ``name.int8``."""
+    pattern = re.compile(rf"(^|\.){re.escape(name)}(\.int8)?$")
+    for tensor, shape in graph.tensors.items():
+        if pattern.search(tensor) and len(shape) == 2:
+            return shape[0], shape[1]
+    raise InputError(f"the graph has no table {name}", where, "export the artifact again")
+
+
+def _same(what: str, ours: object, theirs: object, where: str) -> None:
+    if ours != theirs:
+        raise _refusal(what, ours, theirs, where)
+
+
+def _refusal(what: str, ours: object, theirs: object, where: str) -> InputError:
+    return InputError(f"{what}: the manifest says {ours}, the graph {theirs}", where, "export the artifact again")

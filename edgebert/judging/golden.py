@@ -1,0 +1,88 @@
+"""Golden vectors: a few token arrays and the reference's outputs, read without believing the archive."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgebert.artifact import Artifact
+from edgebert.errors import InputError
+from edgebert.exporters.seal import GOLDEN
+from edgebert.serving.tokens import Batch
+
+_MOST_ARRAYS = 1000
+_DTYPES = ("int64", "float32")
+# What zipfile and numpy raise on bytes that are no archive of arrays.
+_UNREADABLE = (ValueError, KeyError, EOFError, RuntimeError, MemoryError, SyntaxError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Batches of tokens, and for each the output that the reference gave."""
+
+    feeds: list[Batch]
+    expected: list[npt.NDArray[Any]]
+
+
+def read_golden(artifact: Artifact) -> Golden:
+    """The golden vectors of an artifact. Raises InputError where they are not what edgebert writes."""
+    where = str(artifact.path / GOLDEN)
+    try:
+        arrays = _arrays(artifact.read(GOLDEN))
+        names = [spec.name for spec in artifact.manifest.inputs]
+        count = sum(name.endswith(".output") for name in arrays)
+        feeds = [{name: arrays[f"{i}.{name}"] for name in names} for i in range(count)]
+        expected = [arrays[f"{i}.output"] for i in range(count)]
+        _check(artifact, feeds, expected)
+    except _UNREADABLE as error:
+        raise InputError(f"unusable golden vectors ({error})", where, "export the artifact again") from None
+    return Golden(feeds, expected)
+
+
+def _check(artifact: Artifact, feeds: list[Batch], expected: list[npt.NDArray[Any]]) -> None:
+    vocab, longest = artifact.manifest.architecture.vocab, artifact.manifest.max_length
+    if not feeds:
+        raise ValueError("there are none")
+    for feed, output in zip(feeds, expected, strict=True):
+        ids = feed["input_ids"]
+        if len({array.shape for array in feed.values()}) != 1 or ids.ndim != 2 or ids.size == 0:
+            raise ValueError("inputs of different shapes")
+        if ids.shape[1] > longest or ids.min() < 0 or ids.max() >= vocab:
+            raise ValueError(f"more than {longest} tokens, or an id beyond {vocab}")
+        if any(array.min() < 0 or array.max() > 1 for name, array in feed.items() if name != "input_ids"):
+            raise ValueError("a mask or type other than 0 and 1")
+        if {array.dtype.name for array in feed.values()} != {"int64"} or output.dtype != np.float32:
+            raise ValueError("arrays of other types")
+        if output.shape[:1] != ids.shape[:1]:
+            raise ValueError("outputs for another number of texts")
+
+
+def _arrays(content: bytes) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an ``.npz``. Members are stored, as numpy.savez does: a compressed one could hold anything."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = archive.infolist()
+        if len(members) > _MOST_ARRAYS or sum(member.file_size for member in members) > len(content):
+            raise ValueError("more arrays than the file has bytes for")
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("compressed arrays")
+        return {member.filename.removesuffix(".npy"): _array(archive.read(member)) for member in members}
+
+
+def _array(content: bytes) -> npt.NDArray[Any]:
+    """One ``.npy``, whose header must declare exactly the bytes that follow it."""
+    file = io.BytesIO(content)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("an array format other than 1.0")
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    data = memoryview(content)[file.tell() :]
+    if by_columns or dtype.name not in _DTYPES or min(shape, default=0) < 0:
+        raise ValueError("an array of another kind")
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f"an array declares {math.prod(shape)} elements and holds {len(data) // dtype.itemsize}")
+    return np.frombuffer(data, dtype).reshape(shape)
