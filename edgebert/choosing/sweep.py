@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 from edgebert import build, stage
 from edgebert.artifact import Artifact
 from edgebert.choosing.budget import Budget
-from edgebert.choosing.candidate import Candidate, Report
+from edgebert.choosing.candidate import Candidate, Report, Step
+from edgebert.choosing.changes import Changes, changes_between
 from edgebert.choosing.journal import Journal
 from edgebert.choosing.pick import Key, choose, depths_to_train, points_lost
+from edgebert.choosing.steps import Clock, next_steps
 from edgebert.errors import CheckFailed, InputError, UsageError
 from edgebert.judging import parity
 from edgebert.judging.evaluate import evaluate, text_of
@@ -165,6 +167,8 @@ class _Sweep:
         return [text_of(row) for row in sample_texts(self.data.train, _BENCH_TEXTS, self.request.seed)]
 
     def run(self) -> Report:
+        if self.data.kind == "label":
+            self.journal.save_texts(self.data.test)
         measured = self._measure_untrained()
         self._train_and_judge(measured)
         report = self._report(measured)
@@ -434,13 +438,32 @@ def report_of(journal: Journal, budget: Budget | None, max_drop: float | None) -
     candidates = tuple(sorted([*judged, *(c for c in untrained if c.key not in done)], key=lambda c: c.key))
     scores = {c.key: s for c in judged if (s := journal.scores(c)) is not None}
     verdict = choose(candidates, scores, teacher, budget, max_drop)
+    pick = verdict.pick
     return Report(
         command=told["command"], created=told["created"], task=told["task"], model=told["model"], data=told["data"],
         budget=told["budget"], teacher=teacher, candidates=candidates,
-        verdict=replace(verdict, against_teacher=_against_teacher(journal, verdict.pick, teacher)),
+        verdict=replace(verdict, against_teacher=_against_teacher(journal, pick, teacher)),
         depth_lines=_depth_lines(journal.candidates(trained=False)),
         environment=told["environment"], warnings=tuple(told["warnings"]),
+        steps=_steps(journal, candidates, pick, budget) if pick else (),
+        changes=_changes(journal, pick, teacher) if pick and teacher else None,
     )  # fmt: skip
+
+
+def _steps(
+    journal: Journal, candidates: Sequence[Candidate], pick: Candidate, budget: Budget | None
+) -> tuple[Step, ...]:
+    scores = {c.key: s for c in candidates if c.trained and (s := journal.scores(c, "test")) is not None}
+    clock = Clock(budget.quantity, budget.limit_ms) if budget else Clock("p50", None)
+    return next_steps(candidates, pick, scores, clock)
+
+
+def _changes(journal: Journal, pick: Candidate, teacher: Candidate) -> Changes | None:
+    """What the pick answers otherwise than the teacher; None where answers or texts were not kept."""
+    ours, theirs, rows = journal.scores(pick, "test"), journal.scores(teacher, "test"), journal.texts()
+    if pick.key == teacher.key or ours is None or theirs is None or rows is None:
+        return None
+    return changes_between(ours, theirs, rows)
 
 
 def _against_teacher(journal: Journal, pick: Candidate | None, teacher: Candidate | None) -> Metric | None:

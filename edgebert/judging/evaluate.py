@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from edgebert.errors import InputError
 from edgebert.judging.metrics import Scores, accuracy, agreement, cosine_rows, spearman
@@ -27,7 +30,7 @@ def evaluate(model: Model, rows: Sequence[Row], reference: Model | None = None) 
         expected = [row.label for row in rows]
         if not all(isinstance(label, str) for label in expected):
             raise InputError("no class labels to judge a classifier by", "the data", "add a label column")
-        return accuracy([p.label for p in model.predict([text_of(row) for row in rows])], list(map(str, expected)))
+        return _classified(model, rows, list(map(str, expected)))
     if all(row.text_b is not None and isinstance(row.label, float) for row in rows):
         first, second = (
             model.encode([row.text for row in rows]),
@@ -37,6 +40,19 @@ def evaluate(model: Model, rows: Sequence[Row], reference: Model | None = None) 
     if reference is None:
         raise InputError("neither ratings nor a reference to judge an encoder by", "the data", "add text_b and label")
     return agreement(model.encode(_texts(rows)), reference.encode(_texts(rows)))
+
+
+def _classified(model: Model, rows: Sequence[Row], expected: Sequence[str]) -> Scores:
+    """Accuracy, with the answers that it comes from."""
+    labels = model.artifact.manifest.labels
+    index = {label: number for number, label in enumerate(labels)}
+    answers = model.predict([text_of(row) for row in rows])
+    return replace(
+        accuracy([answer.label for answer in answers], expected),
+        labels=labels,
+        predicted=np.array([index[answer.label] for answer in answers], dtype=np.int32),
+        confidence=np.array([answer.score for answer in answers], dtype=np.float32),
+    )
 
 
 def _texts(rows: Sequence[Row]) -> list[Text]:
