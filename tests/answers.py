@@ -19,11 +19,15 @@ def rows(labels: list[str], count: int) -> tuple[Row, ...]:
     )
 
 
-def scores(labels: list[str], expected: npt.NDArray[np.int64], wrong: float, seed: int) -> Scores:
-    """A classifier that answers a share ``wrong`` of the texts wrong."""
+def scores(
+    labels: list[str], expected: npt.NDArray[np.int64], wrong: float, seed: int, near: Scores | None = None
+) -> Scores:
+    """A classifier that answers a share ``wrong`` of the texts anyhow, and the rest as ``near`` does, or right."""
     generator = np.random.default_rng(seed)
-    shift = generator.integers(1, len(labels), len(expected)) * (generator.random(len(expected)) < wrong)
-    predicted = (expected + shift) % len(labels)
+    before = expected if near is None or near.predicted is None else near.predicted
+    lucky = generator.random(len(expected)) < 0.4
+    anyhow = np.where(lucky, expected, generator.integers(0, len(labels), len(expected)))
+    predicted = np.where(generator.random(len(expected)) < wrong, anyhow, before)
     hits = accuracy([labels[i] for i in predicted], [labels[i] for i in expected])
-    confidence = generator.uniform(0.5, 1.0, len(expected)).astype(np.float32)
+    confidence = generator.beta(8, 2, len(expected)).astype(np.float32)
     return Scores(hits.metric, hits.rows, tuple(labels), predicted.astype(np.int32), confidence)

@@ -78,6 +78,7 @@ def test_a_pick_that_test_does_not_favour_still_has_both_steps() -> None:
     odd = candidate(4, 4.0, 0.70)
     faster, better = next_steps([*CROWD[:5], *CROWD[6:], odd], odd, {}, CLOCK)
     assert [faster.candidate.layers, faster.gain] == pytest.approx([3, 0.10])
+    assert faster.points_per_ms is None
     assert better.candidate.layers == 5
 
 

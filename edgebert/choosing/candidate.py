@@ -87,6 +87,7 @@ class Step:
     ``way`` is faster, better or untrained. ``ms`` is its latency at ``percentile`` minus the pick's, and
     ``needs_ms`` the limit that would admit it where the one that was set does not. ``gain`` is its metric on
     test minus the pick's, a fraction, with the paired 95 % interval; None where it was not trained.
+    ``points_per_ms`` is the rate of the trade, None where nothing is given for what is taken.
     """
 
     way: str

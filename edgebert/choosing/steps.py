@@ -74,7 +74,7 @@ def _step(way: str, other: Candidate, pick: Candidate, scores: Mapping[Key, Scor
     if not other.trained or theirs is None or ours is None:
         return step
     gain = theirs - ours
-    step = replace(step, gain=gain, points_per_ms=100 * gain / longer if longer else None)
+    step = replace(step, gain=gain, points_per_ms=100 * gain / longer if gain * longer > 0 else None)
     if other.key in scores and pick.key in scores:
         gap = difference(scores[other.key], scores[pick.key])
         step = replace(step, low=gap.low, high=gap.high)
