@@ -17,7 +17,7 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 from edgebert.choosing import plots
-from edgebert.choosing.candidate import Candidate, Report, Verdict
+from edgebert.choosing.candidate import Candidate, Report, Step, Verdict
 from edgebert.choosing.changes import changes_between
 from edgebert.choosing.report import write_report
 from edgebert.choosing.steps import Clock, next_steps
@@ -236,6 +236,80 @@ def test_page_is_sane_for_keyboard_and_screen_reader(page: Page) -> None:
     assert "From 13.8 MB (1 layer int8) to 89.5 MB (6 layers fp32)" in drawings[2]
 
 
+def test_the_next_millisecond_is_told_both_ways(tmp_path: Path) -> None:
+    report = with_changes(2, 1821)
+    better = report.steps[1]
+    text = page_of(tmp_path, report).text()
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+
+    assert "One step faster: 3 layers, int8 on cpu −0.70 ms, " in text
+    assert f"One step better: 5 layers, int8 on cpu +0.70 ms, {signed(100 * (better.gain or 0))} points" in text
+    assert "per ms; paired 95 % interval " in text
+    assert "points; needs a budget of p95 = 4.5 ms" in text
+    assert "- One step better: 5 layers, int8 on cpu: +0.70 ms, " in markdown
+
+
+def test_where_there_is_no_step_the_page_says_so(tmp_path: Path) -> None:
+    report = with_changes(2, 1821)
+    untrained = Step("untrained", report.candidates[10], "p95", 1.3, 5.5)
+    text = page_of(tmp_path, dataclasses.replace(report, steps=(untrained,))).text()
+
+    assert "Not trained: 5 layers, int8 on cpu +1.3 ms by p95; latency only; needs a budget of p95 = 5.5 ms" in text
+    assert "Nothing faster than the pick was trained; nothing slower that was trained is more accurate on test." in text
+
+
+def test_changes_by_class_and_the_surest_mistakes(tmp_path: Path) -> None:
+    report = with_changes(2, 1821)
+    page = page_of(tmp_path, report)
+    changes = report.changes
+    assert changes
+    worst, first = changes.classes[0], changes.examples[0]
+
+    assert f"lost {changes.flips.lost} right before, wrong now: " in page.text()
+    assert f"{worst.label}{signed(100 * worst.change)}" in page.text(inside="tbody")
+    assert page.text(inside="blockquote").count("(text ") == len(changes.examples) == 10
+    assert f"{first.text} Right: {first.label} (teacher, " in page.text()
+    assert "other" not in page.text(inside="summary")
+    assert "by chance" not in page.text()
+
+
+def test_many_classes_show_those_that_changed_most_and_fold_the_rest(tmp_path: Path) -> None:
+    report = with_changes(77, 3080)
+    page = page_of(tmp_path, report)
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert report.changes
+
+    assert "The other 67 classes" in page.text(inside="summary")
+    assert "With 77 classes, about 4 intervals leave out zero by chance alone." in page.text()
+    for change in report.changes.classes:
+        assert change.label in page.text(inside="tbody")
+        assert f"| {change.label} | ".replace("_", "\\_") in markdown
+    assert "<details><summary>The other 67 classes</summary>" in markdown
+    assert "\n\n\n" not in markdown
+
+
+def test_without_answers_nothing_is_said_of_changes(page: Page) -> None:
+    assert "against the teacher" not in page.text(inside="h2")
+    assert "next millisecond" not in page.text()
+
+
+def test_hostile_texts_and_labels_stay_text(tmp_path: Path) -> None:
+    report = with_changes(2, 1821)
+    assert report.changes
+    (example, *_), (change, *_) = report.changes.examples, report.changes.classes
+    changes = dataclasses.replace(
+        report.changes,
+        examples=(dataclasses.replace(example, text=HOSTILE, text_b=HOSTILE, label=HOSTILE, pick=HOSTILE),),
+        classes=(dataclasses.replace(change, label=HOSTILE),),
+    )
+    page = page_of(tmp_path, dataclasses.replace(report, changes=changes))
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+
+    assert [tag for tag, _ in page.tags if tag in {"script", "img"}] == []
+    assert page.text().count(HOSTILE) == 5
+    assert re.findall(r"(?m)^(?!    ).*(?<!\\)<", markdown) == []
+
+
 def test_every_candidate_has_a_row_with_its_status(page: Page) -> None:
     states = [attrs["class"] or "" for tag, attrs in page.tags if tag == "tr" and "class" in attrs]
     text = page.text(inside="tbody")
@@ -382,6 +456,17 @@ def test_json_holds_the_contract(folder: Path) -> None:
     assert document["pick"]["metric"]["name"] == "accuracy"
     assert [Candidate.from_dict(entry) for entry in document["candidates"]] == list(sweep().candidates)
     assert document["nearest"][0]["why"].startswith("more accurate by 0.3 points")
+
+
+def test_json_holds_steps_and_changes_as_data(tmp_path: Path) -> None:
+    report = with_changes(2, 1821)
+    write_report(tmp_path, report)
+    document = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+
+    assert document["steps"][0]["candidate"] == {"layers": 3, "target": "cpu", "precision": "int8"}
+    assert document["steps"][1]["gain"] == report.steps[1].gain
+    assert document["changes"] == json.loads(json.dumps(dataclasses.asdict(report.changes)))  # type: ignore[arg-type]
+    assert document["changes"]["flips"]["texts"] == 1821
 
 
 def test_a_failed_write_leaves_the_old_report(tmp_path: Path) -> None:
