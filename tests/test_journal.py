@@ -20,6 +20,7 @@ from edgebert.choosing.journal import Journal
 from edgebert.errors import EnvironmentMissing, InputError, UsageError
 from edgebert.judging.latency import Latency
 from edgebert.judging.metrics import Metric, Scores
+from edgebert.training.data import Row
 
 LATENCY = Latency(
     p50=1.25, p50_low=1.2, p50_high=1.3, p95=None, p95_low=None, p95_high=None, tokenize_p50=0.1,
@@ -211,3 +212,40 @@ def test_scores_are_kept_by_part(journal: Journal) -> None:
         assert np.array_equal(found.rows, expected.rows)
     assert journal.scores(replace(TRAINED, precision="int8")) is None
     assert [path.name for path in (journal.folder / "scores").iterdir()] == ["l2-cpu-fp32.npz"]
+
+
+def test_answers_are_kept_with_the_names_of_their_labels(journal: Journal) -> None:
+    hits = np.array([[1.0], [0.0]])
+    answers, confidence = np.array([2, 0], dtype=np.int32), np.array([0.5, 0.75], dtype=np.float32)
+    kept = Scores("accuracy", hits, ("no", "maybe", "línea"), answers, confidence)
+    journal.save_scores(TRAINED, Scores("accuracy", hits), kept)
+    found, without = journal.scores(TRAINED, "test"), journal.scores(TRAINED, "dev")
+    assert found is not None
+    assert without is not None
+    assert (found.labels, found.metric) == (kept.labels, kept.metric)
+    assert found.predicted is not None
+    assert found.confidence is not None
+    assert np.array_equal(found.predicted, answers)
+    assert np.array_equal(found.confidence, confidence)
+    assert (found.predicted.dtype.name, found.confidence.dtype.name) == ("int32", "float32")
+    assert (without.labels, without.predicted, without.confidence) == ((), None, None)
+
+
+def test_test_texts_are_kept_once_and_cut_for_display(journal: Journal) -> None:
+    assert journal.texts() is None
+    rows = (Row("a\u2028line\nin two <b>", "its pair", "yes"), Row("x" * 300), Row("y " * 200, "z" * 301, 2.5))
+    journal.save_texts(rows)
+    journal.save_texts(rows[:1])
+    found = journal.texts()
+    assert found is not None
+    assert found[:2] == rows[:2]
+    assert found[2] == Row("y " * 149 + "y…", "z" * 299 + "…", 2.5)
+    assert [path.name for path in (journal.folder / "scores").iterdir()] == ["test.jsonl"]
+
+
+def test_damaged_test_texts_are_named(journal: Journal) -> None:
+    journal.save_texts([Row("a"), Row("b")])
+    path = journal.folder / "scores" / "test.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"b", b'"'))
+    with pytest.raises(InputError, match=r"not valid JSON.*test\.jsonl:1"):
+        journal.texts()

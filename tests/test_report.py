@@ -9,16 +9,21 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import answers
+import numpy as np
 import pytest
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 from edgebert.choosing import plots
-from edgebert.choosing.candidate import Candidate, Report, Verdict
-from edgebert.choosing.report import ms, signed, write_report
+from edgebert.choosing.candidate import Candidate, Report, Step, Verdict
+from edgebert.choosing.changes import changes_between
+from edgebert.choosing.report import write_report
+from edgebert.choosing.steps import Clock, next_steps
+from edgebert.choosing.words import ms, signed
 from edgebert.judging.latency import Latency
-from edgebert.judging.metrics import Metric
+from edgebert.judging.metrics import Metric, difference
 
 DEPTHS = range(1, 7)
 PRECISIONS = ("fp32", "int8")
@@ -75,7 +80,7 @@ def sweep() -> Report:
         task="text-classification",
         model={"name": "minilm", "family": "bert", "layers": 6, "hidden": 384, "params": 22_700_000},
         data={"name": "sst2_sent", "train": 6920, "dev": 872, "test": 1821, "labels": ["good", "bad"]},
-        budget={"quantity": "p95", "limit_ms": 4.0, "max_drop": None},
+        budget={"limits": [{"quantity": "p95", "most": 4.0}], "max_drop": None},
         teacher=candidates["fp32", 6],
         candidates=tuple(candidates.values()),
         verdict=Verdict(
@@ -100,11 +105,37 @@ def sweep() -> Report:
     )  # fmt: skip
 
 
+def with_changes(classes: int, texts: int) -> Report:
+    """The sweep with all that answers add: the changes and the next millisecond."""
+    report = sweep()
+    labels = [f"intent_{number:02}" for number in range(classes)] if classes > 2 else ["bad", "good"]
+    rows = answers.rows(labels, texts)
+    expected = np.arange(texts) % len(labels)
+    teacher = answers.scores(labels, expected, 0.2, seed=1)
+    ours, other = (
+        answers.scores(labels, expected, wrong, seed, near=teacher) for wrong, seed in ((0.05, 2), (0.03, 3))
+    )
+    measured = {(6, "cpu", "fp32"): teacher, (4, "cpu", "int8"): ours, (5, "cpu", "int8"): other}
+    candidates = tuple(
+        dataclasses.replace(c, test=measured[c.key].metric_value()) if c.key in measured else c
+        for c in report.candidates
+    )
+    pick = candidates[9]
+    return dataclasses.replace(
+        report,
+        candidates=candidates,
+        teacher=candidates[5],
+        verdict=dataclasses.replace(report.verdict, pick=pick, against_teacher=difference(ours, teacher)),
+        changes=changes_between(ours, teacher, rows),
+        steps=next_steps(candidates, pick, measured, Clock("p95", 4.0)),
+    )
+
+
 def nothing_fits() -> Report:
     report = sweep()
     misses = tuple(zip(report.candidates[6:8], ("p95 is 0.4 ms over", "p95 is 1.1 ms over"), strict=True))
     verdict = Verdict(None, "nothing fits p95=1ms", misses)
-    return dataclasses.replace(report, budget={"quantity": "p95", "limit_ms": 1.0}, verdict=verdict)
+    return dataclasses.replace(report, budget={"limits": [{"quantity": "p95", "most": 1.0}]}, verdict=verdict)
 
 
 class Page(HTMLParser):
@@ -201,9 +232,82 @@ def test_page_is_sane_for_keyboard_and_screen_reader(page: Page) -> None:
     drawings = [attrs["aria-label"] or "" for tag, attrs in page.tags if attrs.get("role") == "img"]
     assert len(drawings) == 3
     assert "The pick is 4 layers int8 with 88.0 % accuracy at 3.5 ms." in drawings[0]
-    assert "3 layers int8 saves 0.70 ms for 1.5 points. One step better, 5 layers int8 gains 0.3 points" in drawings[0]
     assert "int8 takes 0.62 ms per layer" in drawings[1]
     assert "From 13.8 MB (1 layer int8) to 89.5 MB (6 layers fp32)" in drawings[2]
+
+
+def test_the_next_millisecond_is_told_both_ways(tmp_path: Path) -> None:
+    report = with_changes(2, 1821)
+    better = report.steps[1]
+    text = page_of(tmp_path, report).text()
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+
+    assert "One step faster: 3 layers, int8 on cpu −0.70 ms, " in text
+    assert f"One step better: 5 layers, int8 on cpu +0.70 ms, {signed(100 * (better.gain or 0))} points" in text
+    assert "per ms; paired 95 % interval " in text
+    assert "points; needs a budget of p95 = 4.5 ms" in text
+    assert "- One step better: 5 layers, int8 on cpu: +0.70 ms, " in markdown
+
+
+def test_where_there_is_no_step_the_page_says_so(tmp_path: Path) -> None:
+    report = with_changes(2, 1821)
+    untrained = Step("untrained", report.candidates[10], "p95", 1.3, 5.5)
+    text = page_of(tmp_path, dataclasses.replace(report, steps=(untrained,))).text()
+
+    assert "Not trained: 5 layers, int8 on cpu +1.3 ms by p95; latency only; needs a budget of p95 = 5.5 ms" in text
+    assert "Nothing faster than the pick was trained; nothing slower that was trained is more accurate on test." in text
+
+
+def test_changes_by_class_and_the_surest_mistakes(tmp_path: Path) -> None:
+    report = with_changes(2, 1821)
+    page = page_of(tmp_path, report)
+    changes = report.changes
+    assert changes
+    worst, first = changes.classes[0], changes.examples[0]
+
+    assert f"lost {changes.flips.lost} right before, wrong now: " in page.text()
+    assert f"{worst.label}{signed(100 * worst.change)}" in page.text(inside="tbody")
+    assert page.text(inside="blockquote").count("(text ") == len(changes.examples) == 10
+    assert f"{first.text} Right: {first.label} (teacher, " in page.text()
+    assert "other" not in page.text(inside="summary")
+    assert "by chance" not in page.text()
+
+
+def test_many_classes_show_those_that_changed_most_and_fold_the_rest(tmp_path: Path) -> None:
+    report = with_changes(77, 3080)
+    page = page_of(tmp_path, report)
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert report.changes
+
+    assert "The other 67 classes" in page.text(inside="summary")
+    assert "With 77 classes, about 4 intervals leave out zero by chance alone." in page.text()
+    for change in report.changes.classes:
+        assert change.label in page.text(inside="tbody")
+        assert f"| {change.label} | ".replace("_", "\\_") in markdown
+    assert "<details><summary>The other 67 classes</summary>" in markdown
+    assert "\n\n\n" not in markdown
+
+
+def test_without_answers_nothing_is_said_of_changes(page: Page) -> None:
+    assert "against the teacher" not in page.text(inside="h2")
+    assert "next millisecond" not in page.text()
+
+
+def test_hostile_texts_and_labels_stay_text(tmp_path: Path) -> None:
+    report = with_changes(2, 1821)
+    assert report.changes
+    (example, *_), (change, *_) = report.changes.examples, report.changes.classes
+    changes = dataclasses.replace(
+        report.changes,
+        examples=(dataclasses.replace(example, text=HOSTILE, text_b=HOSTILE, label=HOSTILE, pick=HOSTILE),),
+        classes=(dataclasses.replace(change, label=HOSTILE),),
+    )
+    page = page_of(tmp_path, dataclasses.replace(report, changes=changes))
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+
+    assert [tag for tag, _ in page.tags if tag in {"script", "img"}] == []
+    assert page.text().count(HOSTILE) == 5
+    assert re.findall(r"(?m)^(?!    ).*(?<!\\)<", markdown) == []
 
 
 def test_every_candidate_has_a_row_with_its_status(page: Page) -> None:
@@ -352,6 +456,17 @@ def test_json_holds_the_contract(folder: Path) -> None:
     assert document["pick"]["metric"]["name"] == "accuracy"
     assert [Candidate.from_dict(entry) for entry in document["candidates"]] == list(sweep().candidates)
     assert document["nearest"][0]["why"].startswith("more accurate by 0.3 points")
+
+
+def test_json_holds_steps_and_changes_as_data(tmp_path: Path) -> None:
+    report = with_changes(2, 1821)
+    write_report(tmp_path, report)
+    document = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+
+    assert document["steps"][0]["candidate"] == {"layers": 3, "target": "cpu", "precision": "int8"}
+    assert document["steps"][1]["gain"] == report.steps[1].gain
+    assert document["changes"] == json.loads(json.dumps(dataclasses.asdict(report.changes)))  # type: ignore[arg-type]
+    assert document["changes"]["flips"]["texts"] == 1821
 
 
 def test_a_failed_write_leaves_the_old_report(tmp_path: Path) -> None:

@@ -148,6 +148,26 @@ def test_a_drop_alone_picks_the_fastest_within_it(fitted: Path, first: tuple[tup
     fastest = min(done.json["candidates"], key=lambda c: c["latency_ms"]["p50"])
     assert done.json["pick"]["digest"] == fastest["digest"]
     assert done.json["reason"] == "the fastest within 100 points of the teacher on dev"
+    told = json.loads((fitted / "report.json").read_text("utf-8"))
+    flips = told["changes"]["flips"]
+    gap = told["pick"]["metric"]["value"] - told["teacher"]["metric"]["value"]
+    assert (flips["gained"] - flips["lost"]) / flips["texts"] == pytest.approx(gap)
+    assert sum(c["texts"] for c in told["changes"]["classes"]) == flips["texts"]
+    assert all(step["way"] != "faster" and step["ms"] >= 0 for step in told["steps"])
+
+
+def test_the_folder_keeps_answers_and_the_texts_they_answer(fitted: Path) -> None:
+    journal = Journal(fitted)
+    rows = journal.texts()
+    assert rows is not None
+    for candidate in journal.candidates(trained=True):
+        scores = journal.scores(candidate, "test")
+        assert scores is not None
+        assert scores.predicted is not None
+        assert scores.confidence is not None
+        answers = [scores.labels[index] for index in scores.predicted]
+        assert [float(a == row.label) for a, row in zip(answers, rows, strict=True)] == scores.rows[:, 0].tolist()
+        assert all(1 / 3 <= value <= 1 for value in scores.confidence)
 
 
 @pytest.mark.parametrize(
@@ -286,6 +306,8 @@ def test_an_encoder_on_unlabelled_text_is_judged_by_its_likeness_to_the_full_one
     assert one["metric"]["name"] == two["metric"]["name"] == "cosine"
     assert two["metric"]["value"] == pytest.approx(1.0, abs=1e-6)
     assert 0.1 < one["metric"]["value"] < 0.9999
+    assert json.loads((tmp_path / "fit" / "report.json").read_text("utf-8"))["changes"] is None
+    assert [path.suffix for path in (tmp_path / "fit" / "scores").iterdir()] == [".npz", ".npz"]
     with package.load(tmp_path / "fit" / "best") as model:
         assert model.encode(["a film"]).shape == (1, tiny.HIDDEN)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgebert.choosing.changes import Changes
 from edgebert.judging.latency import Latency
 from edgebert.judging.metrics import Metric
 
@@ -94,10 +95,32 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One candidate beside the pick and what going there costs and brings.
+
+    ``way`` is faster, better or untrained. ``ms`` is its latency at ``percentile`` minus the pick's, and
+    ``needs_ms`` the limit that would admit it where the one that was set does not. ``gain`` is its metric on
+    test minus the pick's, a fraction, with the paired 95 % interval; None where it was not trained.
+    ``points_per_ms`` is the rate of the trade, None where nothing is given for what is taken.
+    """
+
+    way: str
+    candidate: Candidate
+    percentile: str
+    ms: float
+    needs_ms: float | None = None
+    gain: float | None = None
+    low: float | None = None
+    high: float | None = None
+    points_per_ms: float | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything the report shows; ``report.json`` is this, in JSON.
 
     ``conditions`` say how calm the machine was while the latencies that decide were measured.
+    ``changes`` are the pick against the teacher on test, None for encoders and where the two are one.
     """
 
     command: str
@@ -114,3 +137,5 @@ class Report:
     warnings: tuple[str, ...] = field(default=())
     conditions: Mapping[str, Any] = field(default_factory=dict)
     devices: tuple[Elsewhere, ...] = field(default=())
+    steps: tuple[Step, ...] = ()
+    changes: Changes | None = None

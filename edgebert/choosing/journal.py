@@ -1,7 +1,8 @@
 """The sweep folder: its lock, the inputs it is about, the journal of finished candidates, their scores.
 
 ``fit.json`` says what is being fitted, ``sweep.jsonl`` holds one line a finished candidate, ``scores/`` the
-per-text results that ties are judged by. Lines are only ever appended; a later line of a candidate counts.
+per-text results that ties are judged by, and the test texts that a report quotes. Lines are only ever appended;
+a later line of a candidate counts.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgebert.artifact import parse_json
 from edgebert.choosing.candidate import Candidate
@@ -24,10 +27,15 @@ from edgebert.errors import EnvironmentMissing, InputError, UsageError
 from edgebert.judging.metrics import Scores
 from edgebert.serving.tokens import Text
 from edgebert.stage import write_json, write_text
+from edgebert.training.data import Row
 
 log = logging.getLogger("edgebert")
 
-_JOURNAL, _INPUTS, _TEXTS, _LOCK = "sweep.jsonl", "fit.json", "texts.jsonl", ".lock"
+_JOURNAL, _INPUTS, _LOCK = "sweep.jsonl", "fit.json", ".lock"
+# The texts that latency is measured on, and those that the report shows.
+_BENCH_TEXTS, _TEST_TEXTS = "texts.jsonl", "scores/test.jsonl"
+# Characters of a test text that the folder keeps: what a report shows of it.
+_SHOWN = 300
 # How long to wait for another run's lock before giving up.
 _LOCK_SECONDS = 3.0
 
@@ -105,11 +113,11 @@ class Journal:
     def save_bench_texts(self, texts: Sequence[Text]) -> None:
         """Keep the texts that latency is measured on: another machine shall answer the same."""
         lines = "".join(json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
-        write_text(self.folder / _TEXTS, lines)
+        write_text(self.folder / _BENCH_TEXTS, lines)
 
     def bench_texts(self) -> list[Text]:
         """The texts that latency is measured on; empty where this is no sweep folder. Raises InputError."""
-        path = self.folder / _TEXTS
+        path = self.folder / _BENCH_TEXTS
         if not path.is_file():
             return []
         try:
@@ -123,7 +131,8 @@ class Journal:
         path = self._scores(candidate)
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_suffix(".tmp.npz")
-        np.savez_compressed(temporary, metric=np.array(dev.metric), dev=dev.rows, test=test.rows)
+        arrays: dict[str, Any] = {"metric": np.array(dev.metric), **_arrays("dev", dev), **_arrays("test", test)}
+        np.savez_compressed(temporary, **arrays)
         os.replace(temporary, path)
 
     def scores(self, candidate: Candidate, part: str = "dev") -> Scores | None:
@@ -132,7 +141,39 @@ class Journal:
         if not path.is_file():
             return None
         with np.load(path, allow_pickle=False) as arrays:
-            return Scores(str(arrays["metric"]), arrays[part])
+            found = Scores(str(arrays["metric"]), arrays[part])
+            # Encoders answer with vectors, and older folders kept no answers.
+            if f"{part}_predicted" not in arrays:
+                return found
+            return replace(
+                found,
+                labels=tuple(map(str, arrays[f"{part}_labels"])),
+                predicted=arrays[f"{part}_predicted"],
+                confidence=arrays[f"{part}_confidence"],
+            )
+
+    def save_texts(self, rows: Sequence[Row]) -> None:
+        """Keep the test rows that a report quotes, long texts cut. Once: a folder is about one set of data."""
+        path = self.folder / _TEST_TEXTS
+        if path.exists():
+            return
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            for row in rows:
+                shown = {"text": _cut(row.text), "text_b": row.text_b and _cut(row.text_b), "label": row.label}
+                file.write(json.dumps(shown, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    def texts(self) -> tuple[Row, ...] | None:
+        """The test rows as :meth:`save_texts` kept them, or None where there are none."""
+        path = self.folder / _TEST_TEXTS
+        if not path.is_file():
+            return None
+        lines = path.read_bytes().split(b"\n")[:-1]
+        return tuple(Row(**parse_json(line, f"{path}:{number}")) for number, line in enumerate(lines, start=1))
 
     def _scores(self, candidate: Candidate) -> Path:
         return self.folder / "scores" / f"l{candidate.layers}-{candidate.target}-{candidate.precision}.npz"
@@ -165,6 +206,23 @@ def _candidate_of(line: bytes) -> Candidate | None:
         return Candidate.from_dict(json.loads(line)) if line.endswith(b"\n") else None
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _arrays(part: str, scores: Scores) -> dict[str, npt.NDArray[Any]]:
+    """A part's scores, a classifier's answers as arrays of their own beside its hits."""
+    if scores.predicted is None or scores.confidence is None:
+        return {part: scores.rows}
+    return {
+        part: scores.rows,
+        f"{part}_labels": np.array(scores.labels),
+        f"{part}_predicted": scores.predicted,
+        f"{part}_confidence": scores.confidence,
+    }
+
+
+def _cut(text: str) -> str:
+    """A text as far as a report shows it."""
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1].rstrip() + "…"
 
 
 def _cut_torn_line(path: Path) -> None:

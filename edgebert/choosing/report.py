@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,14 +19,32 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from edgebert.choosing import budget as budgets
 from edgebert.choosing import plots
 from edgebert.choosing.budget import Budget
-from edgebert.choosing.candidate import Candidate, Report
+from edgebert.choosing.candidate import Candidate, Elsewhere, Report, Step
+from edgebert.choosing.details import GAP_WIDTH, Card, changes_view, flip_sentence, step_cards, step_limits
 from edgebert.choosing.pick import points_lost
+from edgebert.choosing.words import (
+    MISSING,
+    error,
+    full,
+    mb,
+    metric_span,
+    ms,
+    percent,
+    points_span,
+    score,
+    score_words,
+    sentence,
+    short,
+    signed,
+    span,
+    together,
+    unit,
+)
 from edgebert.judging.metrics import Metric
-from edgebert.stage import write_json
+from edgebert.stage import write_json, write_text
 
-MISSING = "–"
-# The parity ledger's way to say that an output was NaN or infinite: JSON has no word for it.
-_NOT_FINITE = 1e300
+# The one picture that belongs beside the verdict.
+_LEAD = "quality"
 # Up to this share of the latency, a fitted line's largest miss still passes for straight.
 _STRAIGHT = 0.1
 
@@ -43,8 +59,8 @@ def write_report(folder: Path, report: Report) -> Path:
     markdown = _templates().get_template("report.md.j2").render(view)
     page = _templates().get_template("report.html.j2").render(view)
     write_json(folder / "report.json", to_dict(report))
-    _write_text(folder / "report.md", markdown)
-    _write_text(folder / "report.html", page)
+    write_text(folder / "report.md", markdown)
+    write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
@@ -58,24 +74,33 @@ def to_dict(report: Report) -> dict[str, Any]:
     document |= {
         "pick": verdict.pick.to_dict() if verdict.pick else None,
         "nearest": [{**candidate.to_dict(), "why": why} for candidate, why in verdict.nearest],
-        "verdict": {"reason": verdict.reason, "ties": verdict.ties},
+        "verdict": {"reason": verdict.reason, "ties": verdict.ties, "as_fast": verdict.as_fast},
         "teacher": report.teacher.to_dict() if report.teacher else None,
         "candidates": [candidate.to_dict() for candidate in report.candidates],
+        "steps": [{**_fields(step), "candidate": _named(step.candidate)} for step in report.steps],
+        "changes": dataclasses.asdict(report.changes) if report.changes else None,
+        "devices": [_device(device) for device in report.devices],
     }
     plain: dict[str, Any] = json.loads(json.dumps(document))
     return plain
 
 
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _fields(step: Step) -> dict[str, Any]:
+    return {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
+
+
+def _device(device: Elsewhere) -> dict[str, Any]:
+    pick = device.verdict.pick
+    return {
+        "name": device.name, "environment": device.environment, "conditions": device.conditions,
+        "pick": pick.to_dict() if pick else None, "reason": device.verdict.reason,
+        "candidates": [candidate.to_dict() for candidate in device.candidates],
+    }  # fmt: skip
+
+
+def _named(candidate: Candidate) -> dict[str, Any]:
+    """What tells a candidate from the others; ``candidates`` has the rest of it."""
+    return {"layers": candidate.layers, "target": candidate.target, "precision": candidate.precision}
 
 
 @dataclass(frozen=True)
@@ -113,15 +138,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """One price of the pick, against the teacher: the ``change`` in large letters, the two values below."""
-
-    name: str
-    change: str
-    values: str
-
-
-@dataclass(frozen=True)
 class Figure:
     """A figure with its heading and its finding, which says in words what the drawing shows."""
 
@@ -134,7 +150,9 @@ class Figure:
 def _view(report: Report) -> dict[str, Any]:
     """Everything the templates show."""
     limit, pick = Limit.of(report.budget), report.verdict.pick
+    figures = _figures(report, limit)
     about = {"model": report.model, "data": report.data, "machine": report.environment}
+    about |= {"measurement": _conditions(report.conditions)} if report.conditions else {}
     return {
         "report": report,
         "limit": limit,
@@ -143,11 +161,54 @@ def _view(report: Report) -> dict[str, Any]:
         "metric": _metric_name(report),
         "results": _results(pick, limit) if pick else [],
         "costs": _costs(pick, report.teacher, limit, report.verdict.against_teacher) if pick and report.teacher else [],
-        "figures": _figures(report, limit),
+        "steps": step_cards(report),
+        "step_limits": step_limits(report),
+        "changes": changes_view(report.changes) if report.changes else None,
+        "lead_figures": [figure for figure in figures if figure.name == _LEAD],
+        "figures": [figure for figure in figures if figure.name != _LEAD],
         "rows": [_row(candidate, report, limit) for candidate in _ordered(report)],
         "ledgers": [candidate for candidate in _ordered(report) if candidate.stages],
         "about": [(name, facts(described)) for name, described in about.items()],
+        "unstable": "; ".join(report.conditions.get("reasons", [])),
+        "devices": [_device_view(device, report, limit) for device in report.devices],
     }
+
+
+def _conditions(conditions: Mapping[str, Any]) -> dict[str, str]:
+    """How calm the machine was, as the page says it."""
+    return {
+        "reference": conditions["reference"],
+        "calm": "yes" if conditions["stable"] else "no, unstable: " + "; ".join(conditions["reasons"]),
+        "drift of the reference": f"{conditions['drift']:.1%}",
+        "stolen by the host": f"{conditions['steal']:.1%} of the CPU time",
+        "other programs": f"{conditions['background']:.1%} of the CPU time",
+        "throttled": f"{conditions['throttled']} times",
+    }
+
+
+@dataclass(frozen=True)
+class DeviceView:
+    """Another machine as the page shows it: what it is, whether it was calm, its verdict, its candidates."""
+
+    name: str
+    machine: str
+    unstable: str
+    verdict: str
+    rows: Sequence[Row]
+
+
+def _device_view(device: Elsewhere, report: Report, limit: Limit) -> DeviceView:
+    facts, pick = device.environment, device.verdict.pick
+    there = dataclasses.replace(report, verdict=device.verdict)
+    latency = plots.spread(pick.latency, limit.percentile) if pick else None
+    speed = f", {limit.percentile} {ms(latency[0])} ms ({span(latency[1:])})" if latency else ""
+    return DeviceView(
+        name=device.name,
+        machine=f"{facts.get('cpu', 'unknown CPU')}, {facts.get('threads', '?')} threads, {facts.get('system', '')}",
+        unstable="; ".join(device.conditions.get("reasons", [])),
+        verdict=f"{full(pick)}{speed}" if pick else "nothing fits",
+        rows=[_row(candidate, there, limit) for candidate in device.candidates],
+    )
 
 
 def _name_of(described: Mapping[str, Any]) -> str:
@@ -182,7 +243,7 @@ def _results(pick: Candidate, limit: Limit) -> list[str]:
     return [*clauses, f"{mb(pick.bytes)} MB"]
 
 
-def _costs(pick: Candidate, teacher: Candidate, limit: Limit, paired: Metric | None) -> list[Cost]:
+def _costs(pick: Candidate, teacher: Candidate, limit: Limit, paired: Metric | None) -> list[Card]:
     """The pick against the full-depth fp32 teacher; what was not measured on both is left out."""
     costs = []
     if pick.test and teacher.test:
@@ -190,16 +251,16 @@ def _costs(pick: Candidate, teacher: Candidate, limit: Limit, paired: Metric | N
         values = f"{score(pick.test)} against {score(teacher.test)} {unit(teacher.test)}"
         if paired is not None:
             values += f"; 95 % of paired resamples {signed(100 * paired.low)} to {signed(100 * paired.high)}"
-        costs.append(Cost("quality", f"{signed(change)} points", values))
+        costs.append(Card("quality", f"{signed(change)} points", values))
     percentile = limit.percentile if plots.spread(teacher.latency, limit.percentile) else "p50"
     ours, theirs = plots.spread(pick.latency, percentile), plots.spread(teacher.latency, percentile)
     if ours and theirs:
         values = f"{percentile} {ms(ours[0])} against {ms(theirs[0])} ms"
-        costs.append(Cost("speed", f"{theirs[0] / ours[0]:.1f}× as fast", values))
+        costs.append(Card("speed", f"{theirs[0] / ours[0]:.1f}× as fast", values))
     if pick.bytes and teacher.bytes:
         values = f"{mb(pick.bytes)} against {mb(teacher.bytes)} MB"
         ratio = teacher.bytes / pick.bytes
-        costs.append(Cost("size", f"{ratio:.1f}× smaller" if ratio >= 1 else f"{1 / ratio:.1f}× larger", values))
+        costs.append(Card("size", f"{ratio:.1f}× smaller" if ratio >= 1 else f"{1 / ratio:.1f}× larger", values))
     return costs
 
 
@@ -271,25 +332,12 @@ def _quality_finding(scene: plots.Scene) -> str:
     share = f"{len(best)} of {len(points)} trained" if len(points) > 1 else "The one trained"
     number = "candidates are" if len(best) > 1 else "candidate is"
     start = f"{share} {number} on the Pareto front, where nothing else is both faster and better."
-    place = next((i for i, (candidate, _, _) in enumerate(best) if scene.is_pick(candidate)), None)
-    if place is not None:
-        return " ".join([start, f"The pick is {_point(best[place])}.", *_neighbours(best, place)])
+    picked = next((point for point in best if scene.is_pick(point[0])), None)
+    if picked is not None:
+        return f"{start} The pick is {_point(picked)}."
     if scene.pick:
         return f"{start} The pick, {short(scene.pick)}, is not: dev chose it, and this is test."
     return f"{start} It runs from {_point(best[0])} to {_point(best[-1])}." if len(best) > 1 else start
-
-
-def _neighbours(best: Sequence[plots.Point], place: int) -> list[str]:
-    """What one step along the front would cost and bring, either way."""
-    _, here, value = best[place]
-    steps = []
-    if place > 0:
-        candidate, x, y = best[place - 1]
-        steps.append(f"One step faster, {short(candidate)} saves {ms(here - x)} ms for {100 * (value - y):.1f} points.")
-    if place + 1 < len(best):
-        candidate, x, y = best[place + 1]
-        steps.append(f"One step better, {short(candidate)} gains {100 * (y - value):.1f} points for {ms(x - here)} ms.")
-    return steps
 
 
 def _point(point: plots.Point) -> str:
@@ -317,85 +365,7 @@ def _sizes_finding(scene: plots.Scene) -> str:
     return f"From {mb(small.bytes)} MB ({short(small)}) to {mb(large.bytes)} MB ({short(large)}).{picked}"
 
 
-# Words and numbers, as people read them
-
-
-def layers(count: int) -> str:
-    """A number of layers, in words."""
-    return f"{count} layer" if count == 1 else f"{count} layers"
-
-
-def short(candidate: Candidate) -> str:
-    """A candidate in two words."""
-    return f"{layers(candidate.layers)} {candidate.precision}"
-
-
-def full(candidate: Candidate) -> str:
-    """A candidate with its target."""
-    return f"{layers(candidate.layers)}, {candidate.precision} on {candidate.target}"
-
-
-def sentence(text: str) -> str:
-    """A clause as a sentence: a capital in front, a full stop behind."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
-
-
-def ms(value: float | None) -> str:
-    """Milliseconds: two significant digits below 10, whole ones above."""
-    if value is None:
-        return MISSING
-    digits = next((d for d, least in enumerate((9.95, 0.995, 0.0995)) if abs(value) >= least), 3)
-    return minus(f"{value:.{digits}f}")
-
-
-def mb(count: int) -> str:
-    """Bytes as megabytes of 10^6."""
-    if not count:
-        return MISSING
-    return f"{count / 1e6:.1f}" if count < 99.95e6 else f"{count / 1e6:.0f}"
-
-
-def score(metric: Metric | None) -> str:
-    """A metric times 100, without its unit."""
-    return f"{100 * metric.value:.1f}" if metric else MISSING
-
-
-def score_words(metric: Metric) -> str:
-    """A metric with unit and name: shares in percent, correlations and cosines in points."""
-    return f"{score(metric)} {unit(metric)}"
-
-
-def unit(metric: Metric) -> str:
-    """What follows the number of :func:`score`."""
-    return "% accuracy" if metric.name == "accuracy" else f"points {metric.name}"
-
-
-def metric_span(metric: Metric) -> str:
-    """The interval of a metric, in the unit of :func:`score`."""
-    return minus(f"{100 * metric.low:.1f}") + MISSING + minus(f"{100 * metric.high:.1f}")
-
-
-def span(interval: Sequence[float]) -> str:
-    """An interval in milliseconds."""
-    return f"{ms(interval[0])}–{ms(interval[1])}"
-
-
-def signed(value: float) -> str:
-    """One decimal with its sign; no sign for a zero."""
-    text = f"{value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else minus(text)
-
-
-def minus(text: str) -> str:
-    """A hyphen before a number is a minus sign."""
-    return text.replace("-", "−")
-
-
-def error(value: float | None) -> str:
-    """A small number to two significant digits."""
-    if value is None:
-        return MISSING
-    return "not finite" if value >= _NOT_FINITE else f"{value:.2g}".replace("e-0", "e-")
+# What is said of model, data and machine
 
 
 def facts(described: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -444,8 +414,17 @@ def _templates() -> Environment:
         "md": markdown_text,
         "metric_span": metric_span,
         "ms": ms,
+        "percent": percent,
         "score": score,
         "sentence": sentence,
+        "signed": signed,
+        "together": together,
     }
-    templates.globals |= {"spread": plots.spread, "span": span}
+    templates.globals |= {
+        "spread": plots.spread,
+        "span": span,
+        "points_span": points_span,
+        "flip_sentence": flip_sentence,
+        "gap_width": GAP_WIDTH,
+    }
     return templates

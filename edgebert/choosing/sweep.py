@@ -11,9 +11,9 @@ import dataclasses
 import datetime
 import logging
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,16 @@ from typing import Any
 from edgebert import build, stage
 from edgebert.artifact import Artifact
 from edgebert.child import ChildDied
-from edgebert.choosing.budget import Budget
-from edgebert.choosing.candidate import Candidate, Elsewhere, Report
-from edgebert.choosing.devices import Device, read_device, slowest
+from edgebert.choosing.candidate import Candidate, Report
 from edgebert.choosing.journal import Journal
-from edgebert.choosing.pick import Key, choose, depths_to_train, points_lost
+from edgebert.choosing.outcome import budget_facts, report_of
+from edgebert.choosing.pick import Key, depths_to_train, points_lost
 from edgebert.choosing.request import FitRequest
 from edgebert.choosing.workshop import Isolated
 from edgebert.errors import CheckFailed, EnvironmentMissing, InputError, OutOfMemory, UsageError
 from edgebert.judging.conditions import Conditions, conditions_facts
 from edgebert.judging.evaluate import text_of
 from edgebert.judging.latency import Contender, Latency, Measurement, measure
-from edgebert.judging.metrics import Metric, Scores, difference
-from edgebert.judging.rounds import depth_line
 from edgebert.machine import environment, versions
 from edgebert.registry import TARGETS, check_pair, target_named
 from edgebert.serving.tokens import Text
@@ -322,101 +319,3 @@ class _Sweep:
     def _publish_best(self, pick: Candidate) -> None:
         with stage.publish(self.folder / "best", force=True) as folder:
             shutil.copytree(self.folder / str(pick.path), folder, dirs_exist_ok=True)
-
-
-def budget_facts(budget: Budget | None, max_drop: float | None) -> dict[str, Any]:
-    """A budget as the report reads it."""
-    return {"limits": budget.to_list() if budget else [], "max_drop": max_drop}
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What a sweep folder remembers of a finished fit."""
-
-    facts: dict[str, Any]
-    judged: tuple[Candidate, ...]
-    untrained: tuple[Candidate, ...]
-    teacher: Candidate | None
-    scores: dict[Key, Scores]
-
-
-def _told(journal: Journal) -> _Told:
-    facts = journal.facts()
-    if "report" not in facts:
-        raise InputError("this fit has not finished", str(journal.folder), "run the same edgebert fit again")
-    offered = {tuple(key) for key in facts["offered"]}
-    trained = journal.candidates(trained=True)
-    judged = tuple(c for c in trained if c.key in offered)
-    done = {c.key for c in judged}
-    untrained = tuple(c for c in journal.candidates(trained=False) if c.key in offered - done)
-    teacher = next((c for c in trained if c.key == tuple(facts["teacher"])), None)
-    scores = {c.key: s for c in judged if (s := journal.scores(c)) is not None}
-    return _Told(facts, judged, untrained, teacher, scores)
-
-
-def report_of(journal: Journal, budget: Budget | None, max_drop: float | None, benches: Sequence[Path] = ()) -> Report:
-    """The report that a sweep folder's measurements give for a budget, without measuring anything.
-
-    ``benches`` are files that ``edgebert bench --json`` wrote on other machines, shown beside it. Raises
-    InputError where the folder holds no finished measurements, or a file is about other artifacts.
-    """
-    told = _told(journal)
-    facts, conditions = told.facts["report"], told.facts.get("conditions", {})
-    candidates = tuple(sorted([*told.judged, *told.untrained], key=lambda c: c.key))
-    verdict = choose(candidates, told.scores, told.teacher, budget, max_drop)
-    return Report(
-        command=facts["command"], created=facts["created"], task=facts["task"], model=facts["model"],
-        data=facts["data"], budget=budget_facts(budget, max_drop), teacher=told.teacher, candidates=candidates,
-        verdict=replace(verdict, against_teacher=_against_teacher(journal, verdict.pick, told.teacher)),
-        depth_lines=_depth_lines(journal.candidates(trained=False)), environment=facts["environment"],
-        warnings=(*_unstable(conditions), *facts["warnings"]), conditions=conditions,
-        devices=tuple(_elsewhere(told, read_device(path, told.judged), budget, max_drop) for path in benches),
-    )  # fmt: skip
-
-
-def _elsewhere(told: _Told, device: Device, budget: Budget | None, max_drop: float | None) -> Elsewhere:
-    candidates = device.measured(told.judged)
-    verdict = choose(candidates, told.scores, told.teacher, budget, max_drop)
-    return Elsewhere(device.name, device.environment, device.conditions, candidates, verdict)
-
-
-def pick_elsewhere(journal: Journal, budget: Budget | None, max_drop: float | None, benches: Sequence[Path]) -> Report:
-    """The report in which other machines decide: the pick fits on all of those that ``benches`` are from.
-
-    Raises InputError as :func:`report_of` does.
-    """
-    told, report = _told(journal), report_of(journal, budget, max_drop, benches)
-    devices = [read_device(path, told.judged) for path in benches]
-    candidates = slowest(told.judged, devices, budget)
-    verdict = choose(candidates, told.scores, told.teacher, budget, max_drop)
-    restless = tuple(f"{d.name}: {text}" for d in devices for text in _unstable(d.conditions))
-    return replace(
-        report,
-        candidates=candidates,
-        verdict=replace(verdict, against_teacher=_against_teacher(journal, verdict.pick, told.teacher)),
-        warnings=(*restless, *told.facts["report"]["warnings"]),
-    )
-
-
-def _unstable(conditions: Mapping[str, Any]) -> tuple[str, ...]:
-    reasons = conditions.get("reasons", [])
-    return (f"the machine was unstable while latencies were measured: {'; '.join(reasons)}",) if reasons else ()
-
-
-def _against_teacher(journal: Journal, pick: Candidate | None, teacher: Candidate | None) -> Metric | None:
-    if pick is None or teacher is None:
-        return None
-    ours, theirs = journal.scores(pick, "test"), journal.scores(teacher, "test")
-    return difference(ours, theirs) if ours and theirs else None
-
-
-def _depth_lines(measured: Sequence[Candidate]) -> tuple[dict[str, Any], ...]:
-    lines = []
-    for target, precision in sorted({(c.target, c.precision) for c in measured}):
-        points = [
-            (c.layers, c.latency.p50) for c in measured if (c.target, c.precision) == (target, precision) and c.latency
-        ]
-        line = depth_line([p[0] for p in points], [p[1] for p in points])
-        if line is not None:
-            lines.append({"target": target, "precision": precision, **dataclasses.asdict(line)})
-    return tuple(lines)

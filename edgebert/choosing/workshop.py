@@ -81,7 +81,9 @@ class Workshop:
         return start, data, ready
 
     def begin(self) -> Artifact:
-        """The full-depth checkpoint that everything starts from."""
+        """The full-depth checkpoint that everything starts from; the test texts are kept for the report."""
+        if self.data.kind == "label":
+            self.journal.save_texts(self.data.test)
         return self.start
 
     def untrained(self, layers: int, target: str, precision: str) -> Artifact:

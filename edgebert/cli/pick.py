@@ -85,7 +85,7 @@ def require_pick(document: Document, report: Report) -> Document:
 def run(folder: Path, budget: str | None, max_drop: float | None, bench: tuple[str, ...]) -> Document:
     """Pick again from the measurements of a fit; nothing is measured, trained or written."""
     from edgebert.choosing.journal import Journal
-    from edgebert.choosing.sweep import pick_elsewhere, report_of
+    from edgebert.choosing.outcome import pick_elsewhere, report_of
 
     if budget is None and max_drop is None:
         raise UsageError("nothing to pick by", "--budget", "give --budget p95=10ms, --max-drop 1.0, or both")

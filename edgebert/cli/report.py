@@ -18,8 +18,8 @@ from edgebert.cli.pick import document_of, show
 def run(folder: Path, bench: tuple[str, ...]) -> Document:
     """Write report.html, report.md and report.json of a fit again, from its measurements."""
     from edgebert.choosing.journal import Journal
+    from edgebert.choosing.outcome import report_of
     from edgebert.choosing.report import write_report
-    from edgebert.choosing.sweep import report_of
 
     journal = Journal(folder)
     told: dict[str, Any] = journal.facts().get("report", {}).get("budget", {})

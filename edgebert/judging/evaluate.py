@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,7 @@ def evaluate(model: Model, rows: Sequence[Row], reference: Model | None = None) 
         expected = [row.label for row in rows]
         if not all(isinstance(label, str) for label in expected):
             raise InputError("no class labels to judge a classifier by", "the data", "add a label column")
-        found = [p.label for part in _parts([text_of(row) for row in rows]) for p in model.predict(part)]
-        return accuracy(found, list(map(str, expected)))
+        return _classified(model, rows, list(map(str, expected)))
     if all(row.text_b is not None and isinstance(row.label, float) for row in rows):
         first, second = _vectors(model, [row.text for row in rows]), _vectors(model, [str(row.text_b) for row in rows])
         return spearman(cosine_rows(first, second), [float(row.label or 0.0) for row in rows])
@@ -48,6 +48,19 @@ def _parts(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
     """As many texts as a call may have; an empty list is one part."""
     for start in range(0, max(1, len(texts)), MAX_ITEMS):
         yield texts[start : start + MAX_ITEMS]
+
+
+def _classified(model: Model, rows: Sequence[Row], expected: Sequence[str]) -> Scores:
+    """Accuracy, with the answers that it comes from."""
+    labels = model.artifact.manifest.labels
+    index = {label: number for number, label in enumerate(labels)}
+    answers = [answer for part in _parts([text_of(row) for row in rows]) for answer in model.predict(part)]
+    return replace(
+        accuracy([answer.label for answer in answers], expected),
+        labels=labels,
+        predicted=np.array([index[answer.label] for answer in answers], dtype=np.int32),
+        confidence=np.array([answer.score for answer in answers], dtype=np.float32),
+    )
 
 
 def _texts(rows: Sequence[Row]) -> list[Text]:

@@ -31,10 +31,17 @@ class Metric:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a metric is computed from, one row a text: [n, 1] of 0/1 hits, or [n, 2] of paired ratings."""
+    """What a metric is computed from, one row a text: [n, 1] of 0/1 hits, or [n, 2] of paired ratings.
+
+    A classifier's also hold what was answered: ``predicted`` [n] are indices into ``labels``, which has the
+    artifact's own order, and ``confidence`` [n] is the probability of each answer.
+    """
 
     metric: str
     rows: Float
+    labels: tuple[str, ...] = ()
+    predicted: npt.NDArray[np.int32] | None = None
+    confidence: npt.NDArray[np.float32] | None = None
 
     def metric_value(self) -> Metric:
         """The metric and its interval."""
