@@ -13,7 +13,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -178,6 +178,12 @@ class Artifact:
         if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
             raise InputError("file does not match its hash in the manifest", where, "copy or export the artifact again")
         return content
+
+    def check_files(self, *, but: Collection[str] = ()) -> None:
+        """Raise InputError where a listed file is missing or is another; ``but`` are those read later anyhow."""
+        for name in self.manifest.files:
+            if name not in but:
+                self.read(name)
 
     def check_manifest(self) -> None:
         """Raise InputError where the manifest is not, byte for byte, the one that was written.

@@ -32,11 +32,12 @@ from edgebert.protobuf import (
     text,
 )
 
-EXTERNAL = "model.onnx_data"
+GRAPH = "model.onnx"
+EXTERNAL = f"{GRAPH}_data"
 
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 # A BERT of 24 layers has some 30 000 fields.
-_MOST_FIELDS = 300_000
+_MOST_FIELDS = 100_000
 _MOST_DIMENSIONS = 8
 
 _ENTRY = Shape("an entry", {1: ONE_BYTES, 2: ONE_BYTES})

@@ -53,8 +53,8 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     with mapped_panics(where):
-        # Some of what can be wrong shows only in use: a piece for unknown words that is no piece, for one.
-        tokenizer.encode("\0 a", "\U0010fffd")
+        # Some of what can be wrong shows only in use.
+        tokenizer.encode("a", "\N{SNOWMAN}")
     return tokenizer
 
 
@@ -76,6 +76,8 @@ def _check_parts(document: Mapping[str, Any], allowed: TokenizerParts) -> None:
         raise ValueError(f"its model is {kind!r}, the family's is {allowed.model}")
     if not 0 < model.get("max_input_chars_per_word", 100) <= _MAX_WORD:
         raise ValueError(f"max_input_chars_per_word is not within {_MAX_WORD}")
+    if (unknown := model.get("unk_token")) is not None and unknown not in model["vocab"]:
+        raise ValueError(f"its unk_token {unknown!r:.30} is no piece")
     if model.get("dropout"):
         raise ValueError("dropout would make answers random")
     for name in _PARTS:

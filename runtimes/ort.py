@@ -15,10 +15,9 @@ import onnxruntime
 from edgebert.agreement import check_agreement
 from edgebert.artifact import Artifact
 from edgebert.errors import EnvironmentMissing, InputError
-from edgebert.graph_guard import EXTERNAL, inspect
+from edgebert.graph_guard import EXTERNAL, GRAPH, inspect
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, closed
 
-_MODEL = "model.onnx"
 _PROVIDER = "CPUExecutionProvider"
 
 
@@ -87,8 +86,8 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _engine(artifact: Artifact, config: SessionConfig) -> Any:
     """ONNX Runtime on exactly the bytes that were checked, after everything that can be checked was."""
-    where = str(artifact.path / _MODEL)
-    model = artifact.read(_MODEL)
+    where = str(artifact.path / GRAPH)
+    model = artifact.read(GRAPH)
     beside = artifact.manifest.files.get(EXTERNAL)
     check_agreement(artifact.manifest, inspect(model, where, beside.bytes if beside else None), where)
     weights = artifact.read(EXTERNAL) if beside else None
@@ -124,5 +123,5 @@ def _refusals(what: str, artifact: Artifact, remedy: str) -> Iterator[None]:
         if not type(error).__module__.startswith("onnxruntime"):
             raise
         reason = str(error).strip().splitlines()[0][:200]
-        where = str(artifact.path / _MODEL)
+        where = str(artifact.path / GRAPH)
         raise InputError(f"ONNX Runtime refuses {what} ({reason})", where, remedy) from error

@@ -6,6 +6,7 @@ import io
 import math
 import zipfile
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from edgebert.serving.tokens import Batch
 _MOST_ARRAYS = 1000
 _DTYPES = ("int64", "float32")
 # What zipfile and numpy raise on bytes that are no archive of arrays.
-_UNREADABLE = (ValueError, KeyError, EOFError, RuntimeError, MemoryError, SyntaxError, zipfile.BadZipFile)
+_UNREADABLE = (ValueError, KeyError, EOFError, RuntimeError, MemoryError, SyntaxError, TokenError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)

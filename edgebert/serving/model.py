@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edgebert.artifact import Artifact, Pooling
 from edgebert.errors import InputError, UsageError
 from edgebert.files import private_folder
+from edgebert.graph_guard import EXTERNAL, GRAPH
 from edgebert.registry import Target, target_named
 from edgebert.runtimes.session import Session, SessionConfig, closed
 from edgebert.serving.tokens import Batch, Overflow, Text, TextTokenizer, Tokens, batches
@@ -72,7 +73,8 @@ def load(
             str(path),
             "leave target out",
         )
-    # First the tokenizer, which is checked in less time than an engine takes to open.
+    # Whole or not at all: also a file that serving has no use for. The runtime reads the graph, once.
+    artifact.check_files(but=(GRAPH, EXTERNAL))
     tokenizer = TextTokenizer(artifact, max_length, overflow)
     return Model(artifact, chosen.resolve()(artifact, SessionConfig(threads)), tokenizer)
 

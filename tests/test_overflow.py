@@ -1,0 +1,150 @@
+"""Texts longer than the model reads, and calls larger than memory: told, refused or read in chunks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import MAX_LENGTH, TASKS, Exports
+
+from edgebert.errors import InputError, ItemError, UsageError
+from edgebert.serving.model import Model, averaged, load
+from edgebert.serving.tokens import MAX_CHARACTERS, MAX_ITEMS, Overflow, Tokens
+
+pytestmark = pytest.mark.xdist_group("exports")
+# Two special tokens leave room for this many words.
+WINDOW = MAX_LENGTH - 2
+LONG = " ".join(["film", "good", "river", "old"] * 40)
+PAIR = ("film " * 50, "good " * 50)
+
+
+def classifier(exports: Exports, overflow: Overflow = "truncate") -> Model:
+    return load(exports.artifact("bert", TASKS[0]).path, threads=1, overflow=overflow)
+
+
+def encoder(exports: Exports, overflow: Overflow = "truncate") -> Model:
+    return load(exports.artifact("bert", TASKS[1]).path, threads=1, overflow=overflow)
+
+
+def test_a_cut_text_is_told(exports: Exports) -> None:
+    with classifier(exports) as model:
+        short, long, pair = model.predict(["film", LONG, PAIR])
+        assert [p.truncated for p in (short, long, pair)] == [False, True, True]
+        assert {p.chunks for p in (short, long, pair)} == {1}
+
+
+def test_vectors_of_cut_texts_are_told_once_in_the_log(exports: Exports, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("edgebert").propagate = True
+    with encoder(exports) as model, caplog.at_level(logging.WARNING, "edgebert"):
+        model.encode(["film"])
+        assert caplog.messages == []
+        model.encode(["film", LONG])
+        model.encode([LONG])
+        assert caplog.messages == [f"1 of 2 texts were cut to {MAX_LENGTH} tokens (said once)"]
+        assert [tokens.truncated for tokens in model.tokenize(["film", LONG])] == [False, True]
+
+
+@pytest.mark.parametrize("text", [LONG, PAIR], ids=["text", "pair"])
+def test_a_long_text_is_an_error_where_that_is_asked_for(exports: Exports, text: str | tuple[str, str]) -> None:
+    with classifier(exports, "error") as model:
+        with pytest.raises(ItemError, match=f"longer than {MAX_LENGTH} tokens.*item 1.*overflow=") as caught:
+            model.predict(["film", text])
+        assert (caught.value.index, caught.value.exit_code) == (1, 3)
+        assert len(model.predict(["film"])) == 1
+
+
+def test_chunks_are_consecutive_windows_averaged_by_tokens(exports: Exports) -> None:
+    words = LONG.split()
+    parts = [" ".join(words[start : start + WINDOW]) for start in range(0, len(words), WINDOW)]
+    weights = np.array([len(part.split()) for part in parts], dtype=np.float32)
+    with classifier(exports, "chunk") as model:
+        expected = (model.logits(parts) * weights[:, None]).sum(0) / weights.sum()
+        np.testing.assert_allclose(model.logits(["film", LONG, "good"])[1], expected, atol=1e-5)
+        first, long = model.predict(["film", LONG])
+        assert (first.chunks, long.chunks, long.truncated) == (1, len(parts), False)
+        np.testing.assert_allclose(model.logits(["film", LONG])[0], model.logits(["film"])[0], atol=1e-5)
+    with encoder(exports, "chunk") as model:
+        vector = model.encode([LONG])[0]
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+        assert vector @ model.encode(parts[:1])[0] < 1 - 1e-4
+
+
+def test_a_long_pair_cannot_be_read_in_chunks(exports: Exports) -> None:
+    with classifier(exports, "chunk") as model:
+        assert len(model.predict([("film", "good")])) == 1
+        with pytest.raises(ItemError, match=r"a pair longer than 64 tokens.*item 1"):
+            model.predict(["film", PAIR])
+
+
+def test_averages_by_hand() -> None:
+    def item(*lengths: int) -> Tokens:
+        first, *rest = (Tokens([0] * length, [], False) for length in lengths)
+        return Tokens(first.ids, [], False, tuple(rest))
+
+    rows = np.array([[1.0], [2.0], [4.0], [9.0]], dtype=np.float32)
+    assert averaged(rows, [item(3), item(5, 3), item(2)], specials=2).tolist() == [[1.0], [2.5], [9.0]]
+
+
+def test_an_unknown_policy_is_refused(exports: Exports) -> None:
+    with pytest.raises(UsageError, match=r"unknown overflow 'wrap'.*truncate, error, chunk"):
+        classifier(exports, "wrap")  # type: ignore[arg-type]
+
+
+def test_a_length_without_room_for_text_is_refused(exports: Exports) -> None:
+    for limit in (3, MAX_LENGTH + 1):
+        with pytest.raises(InputError, match="more than 3, at most 64 tokens"):
+            load(exports.artifact("bert", TASKS[0]).path, max_length=limit)
+
+
+HUGE = """
+import json, resource, sys, time
+import edgebert
+model = edgebert.load(sys.argv[1], threads=1)
+model.predict(["a film"])
+found = []
+for texts in (["film", "a" * 50_000_000], ["film"] * 1_000_000, ["film", "a b " * 250_000], iter(["film"])):
+    start = time.perf_counter()
+    try:
+        model.predict(texts)
+        error = None
+    except edgebert.EdgebertError as caught:
+        error = str(caught)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found.append([error, time.perf_counter() - start, peak])
+assert len(model.predict(["film"])) == 1
+print(json.dumps(found))
+"""
+
+
+def test_calls_larger_than_life_are_bounded(exports: Exports) -> None:
+    path = exports.artifact("bert", TASKS[0]).path
+    done = subprocess.run([sys.executable, "-c", HUGE, str(path)], stdout=subprocess.PIPE, check=True, timeout=120)
+    text, items, longest, generator = json.loads(done.stdout)
+    assert text[0] == f"a text of 50000000 characters: item 1: pass parts of at most {MAX_CHARACTERS}"
+    assert items[0] == f"1000000 items in one call: texts: pass parts of at most {MAX_ITEMS}"
+    assert longest[0] is None
+    assert "pass list(texts)" in generator[0]
+    for _, seconds, peak in (text, items, longest, generator):
+        assert seconds < 5
+        assert peak < 1_000_000_000
+
+
+def test_many_small_parts_come_back_in_order(exports: Exports) -> None:
+    # Long enough together to be tokenized in several parts.
+    texts = ["film " * 40_000, "good", "river " * 160_000, "old " * 40_000, "dull"]
+    with classifier(exports) as model:
+        together = model.logits(texts)
+        alone = np.concatenate([model.logits([text]) for text in texts])
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_the_cache_folder_must_be_private(exports: Exports, tmp_path: Path) -> None:
+    path = exports.artifact("bert", TASKS[0]).path
+    with load(path, cache_dir=tmp_path / "cache") as model:
+        assert len(model.predict(["film"])) == 1
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
