@@ -109,6 +109,7 @@ class Rounds:
         self.seconds = self._finish(self.whole)
         while self.tally.kills < kills:
             self._round(self.place / f"after-{self.tally.kills}", kills - self.tally.kills)
+            print(f"{self.job.name}: {self.tally.kills} of {kills} kills", file=sys.stderr)
         return self.tally
 
     def _round(self, folder: Path, most: int) -> None:
@@ -151,6 +152,7 @@ class Rounds:
 
     def _complain(self, folder: Path, what: str) -> None:
         self.tally.complaints.append(f"{self.job.name}, {folder.name}: {what}")
+        print(self.tally.complaints[-1], file=sys.stderr)
 
     def _check_whole(self, folder: Path, expected: set[str]) -> None:
         """Whatever is to be seen is whole; what was there is there, or set aside whole."""

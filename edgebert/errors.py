@@ -117,6 +117,7 @@ def with_place(error: Exception, where: str) -> Exception:
 
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_TORCH_WRITES = re.compile(r"PytorchStreamWriter failed|inline_container\.cc.*unexpected pos")
 
 
 def _hidden_os_error(error: BaseException) -> OSError | None:
@@ -126,7 +127,7 @@ def _hidden_os_error(error: BaseException) -> OSError | None:
     if found := _OS_ERROR.search(str(error)):
         # safetensors and tokenizers, written in Rust, put the number into the text.
         return OSError(int(found[1]), str(error))
-    if "PytorchStreamWriter failed" in str(error):
+    if _TORCH_WRITES.search(str(error)):
         # torch.save drops the number; what is left to fail in the middle of a file is the disk.
         return OSError(errno.ENOSPC, str(error))
     return None

@@ -197,7 +197,11 @@ def _held(out: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """A new sibling of ``out``, locked while it is written, gone at the end unless it was renamed."""
     while True:
         temporary = _sibling(out, "tmp")
-        make(temporary)
+        try:
+            make(temporary)
+        except OSError as error:
+            error.filename = str(out)
+            raise
         lock = _lock(temporary)
         if lock is not None:
             break

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -78,7 +77,7 @@ def _resize(model: Path) -> list[object]:
     return ["resize", "--model", model, "--layers", "1"]
 
 
-def _distill(model: Path, data: Path) -> list[object]:
+def _distill(model: Path, data: object) -> list[object]:
     return ["distill", "--model", model, "--data", data, "--layers", "1"]
 
 
@@ -151,6 +150,52 @@ BAD: dict[str, tuple[int, str, Arguments]] = {
     "pick by nothing": (2, "nothing to pick by", _plain("pick", ".")),
     "report of nothing": (3, "not a sweep folder", _plain("report", ".")),
     "a checkpoint is no artifact": (3, "not an edgebert artifact", lambda m, d, t: ["doctor", m]),
+    "layers beyond counting": (2, "of 3 layers", _export("--layers", "99999999999999999999")),
+    "fewer than no layers": (2, "-1 of 3 layers", _fit("--budget", "p50=9ms", "--layers", "-1")),
+    "layers in part": (2, "whole number", _export("--layers", "1.5")),
+    "a layer left out": (2, "whole number", _export("--layers", "1,,2")),
+    "no threads": (2, "--threads", _fit("--budget", "p50=9ms", "--threads", "0")),
+    "fewer than no threads": (2, "--threads", _fit("--budget", "p50=9ms", "--threads", "-1")),
+    "threads beyond counting": (2, "--threads", _fit("--budget", "p50=9ms", "--threads", "99999999999999999999")),
+    "batches beyond counting": (2, "--batch-size", _fit("--budget", "p50=9ms", "--batch-size", "99999999999999999999")),
+    "texts of two tokens": (2, "--seq-len", _fit("--budget", "p50=9ms", "--seq-len", "2")),
+    "no samples": (2, "--samples", _plain("bench", "--samples", "0")),
+    "samples beyond counting": (2, "--samples", _plain("bench", "--samples", "99999999999999999999")),
+    "no epochs": (2, "--epochs", lambda m, d, t: [*_distill(m, d), "--epochs", "0"]),
+    "epochs without end": (2, "epochs is inf", lambda m, d, t: [*_distill(m, d), "--epochs", "inf"]),
+    "no steps": (2, "--max-steps", lambda m, d, t: [*_distill(m, d), "--max-steps", "-1"]),
+    "no training batch": (2, "--train-batch-size", lambda m, d, t: [*_distill(m, d), "--train-batch-size", "0"]),
+    "alpha of two": (2, "--alpha", lambda m, d, t: [*_distill(m, d), "--alpha", "2"]),
+    "alpha of nothing": (2, "alpha is nan", lambda m, d, t: [*_distill(m, d), "--alpha", "nan"]),
+    "seed in words": (2, "--seed", lambda m, d, t: [*_distill(m, d), "--seed", "x"]),
+    "a seed below nothing": (2, "--seed", lambda m, d, t: [*_distill(m, d), "--seed", "-1"]),
+    "a seed beyond counting": (2, "--seed", lambda m, d, t: [*_distill(m, d), "--seed", "99999999999999999999"]),
+    "a drop of nothing": (2, "drop of nan", _fit("--max-drop", "nan")),
+    "a negative drop": (2, "drop of -1", _plain("pick", ".", "--max-drop", "-1")),
+    **{
+        f"budget {budget!r}": (2, "--budget", _plain("pick", ".", "--budget", budget))
+        for budget in (
+            "nan",
+            "-1",
+            "0",
+            "10",
+            "",
+            "10ms",
+            "p95=",
+            "=10ms",
+            "p95=nanms",
+            "p95=-1ms",
+            "p95=0ms",
+            "p95=infms",
+            "p95=1e400ms",
+            "p99=1ms",
+            "p95=10min",
+            "p95==10ms",
+            "p95=10ms,p50=2ms",
+            "p95=1_0ms",
+        )
+    },
+    "a name that is too long": (3, "unusable path", lambda m, d, t: [*_distill(m, "x" * 5000)]),
     "unknown flag": (2, "No such option", _plain("sizes", "--colour")),
     "unknown command": (2, "No such command", _plain("frobnicate")),
 }
@@ -285,6 +330,32 @@ def test_flags_are_environment_variables_too(model: Path) -> None:
     assert [shape["layers"] for shape in done.json["shapes"]] == [2]
 
 
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_every_command_refuses_flags_that_it_does_not_know(name: str) -> None:
+    done = edgebert(name, "--no-such-flag")
+    assert (done.code, done.out) == (2, "")
+    assert "--no-such-flag" in done.error
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "value"),
+    [
+        ("export", "LAYERS", "many"), ("export", "JSON", "perhaps"), ("export", "FORCE", "x"), ("sizes", "LAYERS", ","),
+        ("resize", "LAYERS", "x"), ("distill", "LR", "fast"), ("bench", "SAMPLES", "-1"), ("fit", "THREADS", "0"),
+        ("pick", "MAX_DROP", "x"), ("report", "QUIET", "x"), ("doctor", "JSON", "x"), ("verify", "COLUMNS", "text"),
+    ],
+)  # fmt: skip
+def test_a_bad_environment_variable_is_a_usage_error(
+    name: str, flag: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"EDGEBERT_{flag}", value)
+    given = {"resize": ["-o", "x"], "distill": ["--data", "x", "--layers", "1"], "fit": ["--data", "x"]}
+    folder = [] if name in ("export", "sizes", "bench", "resize", "distill", "fit") else ["x"]
+    done = edgebert(name, *given.get(name, folder))
+    assert (done.code, done.out) == (2, "")
+    assert f"--{flag.lower().replace('_', '-')}" in done.error
+
+
 def test_a_reader_that_leaves_is_no_error(model: Path) -> None:
     many = ",".join(map(str, range(1, 2000)))
     with subprocess.Popen(
@@ -305,32 +376,6 @@ def test_paths_with_blanks_and_letters_work_where_file_names_are_ascii(model: Pa
     done = program(*arguments, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert done.code == 0, done.err
     assert Artifact.open(tmp_path / "aus gäbe").manifest.name == "mein Módell 模型"
-
-
-def test_a_closed_stdout_is_no_error(model: Path) -> None:
-    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *command("sizes", "--model", model)]
-    done = subprocess.run(closed, env=environment(), capture_output=True, check=False)
-    assert done.returncode == 0
-    assert b"Traceback" not in done.stderr
-
-
-def test_a_full_disk_behind_stdout_is_said(model: Path) -> None:
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            command("sizes", "--model", model, "--json"), env=environment(), stdout=full, stderr=subprocess.PIPE,
-            check=False,
-        )  # fmt: skip
-    assert done.returncode == 6
-    assert done.stderr.startswith(b"error: disk full: ")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_to_is_the_environments_fault(model: Path, tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    done = edgebert("export", "--model", model, "--layers", 1, "-o", tmp_path / "out")
-    assert done.code == 6
-    assert "permission denied" in done.error
-    assert str(tmp_path) in done.error
 
 
 def test_without_a_model_the_default_is_named(minilm: str) -> None:

@@ -60,7 +60,8 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
     yield mount
     if mounted:
-        subprocess.run(["umount", place], check=True)
+        # Lazily: a failed write may have left a file open.
+        subprocess.run(["umount", "-l", place], check=True)
 
 
 Arguments = Callable[[Path, Path], list[object]]
@@ -88,8 +89,9 @@ def test_a_disk_that_has_filled_up_keeps_the_old_artifact(model: Path, disk: Cal
     exporting = ("export", "--model", model, "--layers", 1, "--precision", "fp32,int8", "-o", out)
     assert edgebert(*exporting).code == 0
     before = tree(out)
-    with open(out.parent / "ballast", "wb") as ballast, contextlib.suppress(OSError):
-        ballast.write(b"0" * 7_800_000)
+    with open(out.parent / "ballast", "wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(bytes(4096))
     done = edgebert(*exporting, "--force")
     assert done.code == 6
     assert "disk full: export needs" in done.error
@@ -203,7 +205,9 @@ def spoil(how, number):
         os.dup2(writer, number)
     else:
         os.close(number)
-        setattr(sys, {1: "stdout", 2: "stderr"}[number], None)
+    # As the interpreter would have opened it.
+    stream = None if how == "closed" else open(number, "w", encoding="utf-8", closefd=False)
+    setattr(sys, {1: "stdout", 2: "stderr"}[number], stream)
 
 for line in sys.stdin:
     how, number, log, arguments = json.loads(line)

@@ -174,6 +174,30 @@ def test_a_killed_export_leaves_all_or_nothing_and_the_next_cleans_up(
         assert tree(tmp_path) == tree(made)
 
 
+def test_a_killed_training_goes_on_and_repeats_nothing(model: Path, data: Path, forks: Forks, tmp_path: Path) -> None:
+    training = ("distill", "--model", model, "--data", data, "--layers", "1,2", *QUICK[:-2])
+    start = time.monotonic()
+    forks.begin(*training, "-o", tmp_path / "whole")
+    assert forks.end().code == 0
+    seconds = time.monotonic() - start
+    chance = random.Random(0)
+    finished: dict[str, int] = {}
+    for _ in range(4):
+        forks.begin(*training, "-o", tmp_path / "out")
+        time.sleep(chance.uniform(0, seconds))
+        forks.kill_tree()
+        forks.end()
+        made = [path for path in (tmp_path / "out").glob("tiny-*") if is_whole(path)]
+        assert made == list((tmp_path / "out").glob("tiny-*"))
+        now = {str(file): file.stat().st_mtime_ns for path in made for file in path.iterdir()}
+        assert finished.items() <= now.items()
+        finished = now
+    forks.begin(*training, "-o", tmp_path / "out")
+    assert forks.end().code == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert {name: Path(name).stat().st_mtime_ns for name in finished} == finished
+
+
 def test_an_interrupted_bench_ends_quietly_with_its_workers(exported: tuple[Path, float], forks: Forks) -> None:
     forks.begin("bench", exported[0], "--samples", 100_000, "--threads", 1)
     forks.until("no --data")

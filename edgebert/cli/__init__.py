@@ -149,7 +149,9 @@ def _run(argv: list[str] | None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app.main(argv, prog_name="edgebert", standalone_mode=False)
+        # Not app.main(): it ends with 1 when a reader leaves, whatever the command came to.
+        with app.make_context("edgebert", list(sys.argv[1:] if argv is None else argv)) as context:
+            app.invoke(context)
         sys.stdout.flush()
         return 0
     except click.exceptions.Exit as error:

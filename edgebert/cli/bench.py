@@ -64,7 +64,7 @@ def _ratio(ratio: Document | None) -> str:
 @flags.targets(None)
 @flags.bench
 @flags.data()
-@click.option("--samples", type=click.IntRange(1), default=400, help="Calls to time for each; p95 needs 200.")
+@click.option("--samples", type=flags.count(), default=400, help="Calls to time for each; p95 needs 200.")
 @flags.seed
 def run(
     artifacts: tuple[Path, ...],

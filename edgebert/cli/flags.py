@@ -11,6 +11,13 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_OUT = "edgebert-out"
+# Beyond, counts mean nothing, and some libraries hold them in 32 bits.
+_MOST = 10_000_000
+
+
+def count(least: int = 1) -> click.IntRange:
+    """A whole number of something."""
+    return click.IntRange(least, _MOST)
 
 
 class _Numbers(click.ParamType[Any]):
@@ -129,17 +136,17 @@ def bench(function: F) -> F:
     """What is timed: threads, batch size, length."""
     function = click.option(
         "--threads",
-        type=click.IntRange(1),
+        type=count(1),
         default=None,
         help="Threads a call may use [default: all allowed].",
     )(function)
     function = click.option(
         "--seq-len",
-        type=click.IntRange(3),
+        type=count(3),
         default=None,
         help="Tokens per text [default: the data's own lengths].",
     )(function)
-    return click.option("--batch-size", type=click.IntRange(1), default=1, help="Texts per call.")(function)
+    return click.option("--batch-size", type=count(1), default=1, help="Texts per call.")(function)
 
 
 def training(function: F) -> F:
@@ -159,13 +166,13 @@ def training(function: F) -> F:
             ),
             click.option(
                 "--max-steps",
-                type=click.IntRange(1),
+                type=count(1),
                 default=None,
                 help="At most this many steps a training run.",
             ),
             click.option(
                 "--train-batch-size",
-                type=click.IntRange(1),
+                type=count(1),
                 default=None,
                 help="Texts per step [default: 32].",
             ),
@@ -189,7 +196,7 @@ def training(function: F) -> F:
             ),
             click.option(
                 "--max-length",
-                type=click.IntRange(3),
+                type=count(3),
                 default=None,
                 help="Tokens per text in training [default: 128].",
             ),
@@ -204,7 +211,8 @@ TRAINING = ("method", "epochs", "max_steps", "train_batch_size", "lr", "temperat
 
 def seed(function: F) -> F:
     """``--seed``."""
-    return click.option("--seed", type=int, default=0, help="Seed of everything drawn by chance.")(function)
+    numbers = click.IntRange(0, 2**32 - 1)
+    return click.option("--seed", type=numbers, default=0, help="Seed of everything drawn by chance.")(function)
 
 
 def force(function: F) -> F:

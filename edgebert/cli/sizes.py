@@ -25,7 +25,7 @@ def _show(document: Document) -> str:
 @command("edgebert sizes --model minilm --layers 1,3,6", _show)
 @flags.model
 @flags.layers("Depths to list [default: all].")
-@click.option("--seq-len", type=click.IntRange(1), default=128, help="Tokens per text, for the FLOPs of attention.")
+@click.option("--seq-len", type=flags.count(), default=128, help="Tokens per text, for the FLOPs of attention.")
 def run(model: str, layers: tuple[int, ...] | None, seq_len: int) -> Document:
     """List parameters (exact), FLOPs per token and bytes of a model at every depth."""
     source = open_checkpoint(model)

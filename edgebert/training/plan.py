@@ -141,6 +141,8 @@ def check_settings(config: TrainConfig) -> Method:
         value = getattr(config, name)
         if not 0 < value < math.inf:
             raise UsageError(f"{name} is {value}", f"--{name.replace('_', '-')}", "give more than 0")
+    if not 0 <= config.alpha <= 1:
+        raise UsageError(f"alpha is {config.alpha}", "--alpha", "give a number from 0 to 1")
     if config.max_steps is not None and config.max_steps < 1:
         raise UsageError(f"max_steps is {config.max_steps}", "--max-steps", "give at least 1")
     return method
