@@ -128,6 +128,11 @@ def require_space(folder: Path, needed: int, purpose: str, held: int = 0) -> Non
         raise EnvironmentMissing(what, str(folder), "free space, or choose another folder with -o")
 
 
+def bytes_below(folder: Path) -> int:
+    """What the files below a folder take; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def _swap(new: Path, out: Path) -> None:
     """Rename ``new`` to ``out``; a folder that stood there is set aside first and removed last."""
     if not out.exists():

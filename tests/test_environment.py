@@ -69,6 +69,7 @@ WRITING: dict[str, Arguments] = {
     "resize": lambda model, data: ["resize", "--model", model, "--layers", 1],
     "export": lambda model, data: ["export", "--model", model, "--layers", 1],
     "distill": lambda model, data: ["distill", "--model", model, "--data", data, "--layers", 1, "--max-steps", 1],
+    "fit": lambda model, data: ["fit", "--model", model, "--data", data, "--layers", 1, "--budget", "p50=1s"],
 }
 
 

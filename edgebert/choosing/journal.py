@@ -88,13 +88,12 @@ class Journal:
         """Add facts to ``fit.json``."""
         write_json(self.folder / _INPUTS, {**self.facts(), **facts})
 
-    def append(self, candidate: Candidate) -> None:
-        """Add a finished candidate, flushed to disk before this returns."""
+    def append(self, *candidates: Candidate) -> None:
+        """Add finished candidates in one go, flushed to disk before this returns."""
         path = self.folder / _JOURNAL
         _cut_torn_line(path)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(candidate.to_dict(), allow_nan=False) + "\n")
-            file.flush()
+        with open(path, "ab", buffering=0) as file:
+            file.write("".join(json.dumps(c.to_dict(), allow_nan=False) + "\n" for c in candidates).encode("utf-8"))
             os.fsync(file.fileno())
 
     def candidates(self, *, trained: bool) -> list[Candidate]:

@@ -61,12 +61,16 @@ def fit(request: FitRequest) -> Report:
         raise UsageError(f"cannot keep {bad[0]} of {depth} layers", "--layers", f"numbers from 1 to {depth}")
     build.check_output(source, request.folder)
     _check_training(request, data, source)
+    needed = build.bytes_needed(source, layers, [precision for _, precision in ways])
+    stage.require_space(request.folder, needed, "fit", held=stage.bytes_below(request.folder))
     inputs = _inputs(request, data, source)
     for warning in data.warnings:
         log.warning(warning)
     journal = Journal(request.folder)
     with journal.locked() as lock, closing(Isolated(request, lock)) as workshop:
         journal.require_inputs(inputs)
+        for place in (request.folder, request.folder / "artifacts", request.folder / "checkpoints"):
+            stage.recover_all(place)
         return _Sweep(request, data, layers, ways, journal, workshop).run()
 
 
@@ -150,9 +154,9 @@ class _Sweep:
             log.info("measuring %d untrained candidates: latency does not depend on the weights", len(missing))
             # All again, even if some are known: numbers of different runs are not comparable.
             pairs = [self._untrained(*key) for key in sorted(wanted)]
-            for candidate in self._timed(pairs)[0]:
-                self.journal.append(candidate)
-                known[candidate.key] = candidate
+            timed, _ = self._timed(pairs)
+            self.journal.append(*timed)
+            known |= {candidate.key: candidate for candidate in timed}
         return [known[key] for key in sorted(wanted)]
 
     def _untrained(self, layers: int, target: str, precision: str) -> tuple[Candidate, Path | None]:
@@ -286,8 +290,7 @@ class _Sweep:
             return
         log.info("measuring %d trained candidates", len(chosen))
         timed, conditions = self._timed([(c, self.folder / str(c.path)) for c in chosen])
-        for candidate in timed:
-            self.journal.append(candidate)
+        self.journal.append(*timed)
         self.journal.remember(conditions=conditions_facts(conditions))
 
     # -- the outcome ---------------------------------------------------------------------------------

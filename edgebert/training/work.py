@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 
 from edgebert.errors import UsageError
-from edgebert.stage import recover, require_space, write_json
+from edgebert.stage import bytes_below, recover, require_space, write_json
 
 _RUN = "run.json"
 _SIZES = "sizes.json"
@@ -51,8 +51,7 @@ class Work:
 
     def require_space(self, needed: int) -> None:
         """Raise EnvironmentMissing unless ``needed`` bytes are free (what is there already counts)."""
-        held = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
-        require_space(self.path, needed, "training", held)
+        require_space(self.path, needed, "training", bytes_below(self.path))
 
     def latest(self) -> tuple[int, Path] | None:
         """Step and folder of the newest whole checkpoint, or None; torn ones are removed."""
