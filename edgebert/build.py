@@ -235,7 +235,7 @@ def _check_places(paths: Sequence[Path], out: Path, *, force: bool) -> None:
     if len(set(paths)) != len(paths):
         raise UsageError("the same artifact is asked for twice", str(out), "list each depth, target and precision once")
     for path in paths:
-        stage.recover(path.absolute())
+        stage.recover(path)
         if path.exists() and not force:
             raise UsageError("already exists", str(path), "choose another folder with -o, or overwrite with --force")
 
@@ -244,7 +244,7 @@ def _check_places(paths: Sequence[Path], out: Path, *, force: bool) -> None:
 def _workplace(out: Path) -> Any:
     """A folder for intermediate artifacts on the same disk, gone afterwards, however it ends."""
     created = [folder for folder in (out, *out.parents) if not folder.exists()]
-    scratch = (out / "work").absolute()
+    scratch = out / "work"
     out.mkdir(parents=True, exist_ok=True)
     stage.recover_all(out)
     try:

@@ -83,7 +83,7 @@ def write_json(path: Path, document: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all; what a killed run left beside it goes first."""
-    path = path.absolute()
+    path = _settled(path)
     recover(path)
     with _held(path, _touch) as temporary:
         temporary.write_text(text, "utf-8", newline="\n")
@@ -91,11 +91,20 @@ def write_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
 
 
+def _settled(out: Path) -> Path:
+    """The path by which a folder is reached while it is replaced.
+
+    A relative name such as "." has no name to make siblings of, and the way there must not lead through the
+    folder itself, as ``model/../model`` does.
+    """
+    out = out.absolute()
+    return out.resolve() if out.name == ".." else out.parent.resolve() / out.name
+
+
 @contextmanager
 def publish(out: Path, *, force: bool = False) -> Iterator[Path]:
     """A folder to write into that appears at ``out`` when the block ends well, and nowhere when it does not."""
-    # A relative name such as "." has no name to make siblings of.
-    out = out.absolute()
+    out = _settled(out)
     recover(out)
     if out.exists() and not force:
         raise UsageError("already exists", str(out), "choose another folder with -o, or overwrite with --force")
@@ -109,7 +118,7 @@ def publish(out: Path, *, force: bool = False) -> Iterator[Path]:
 @contextmanager
 def scratch(near: Path) -> Iterator[Path]:
     """A temporary folder beside ``near``, removed at the end; what a killed run left there goes first."""
-    near = near.absolute()
+    near = _settled(near)
     recover(near)
     near.parent.mkdir(parents=True, exist_ok=True)
     with _held(near, Path.mkdir) as folder:
@@ -155,6 +164,7 @@ def _swap(new: Path, out: Path) -> None:
 
 def recover(out: Path) -> None:
     """Finish what a killed run left beside ``out``: put a set-aside folder back, remove dead temporaries."""
+    out = _settled(out)
     for left in _left_in(out.parent, f".{glob.escape(out.name)}.*-*"):
         _finish(left)
 

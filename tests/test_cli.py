@@ -191,7 +191,9 @@ BAD: dict[str, tuple[int, str, Arguments]] = {
             "p99=1ms",
             "p95=10min",
             "p95==10ms",
-            "p95=10ms,p50=2ms",
+            "p95=10ms,p95=2ms",
+            "p95=10ms,",
+            "size=25ms",
             "p95=1_0ms",
         )
     },

@@ -158,6 +158,15 @@ def leave(out: Path, kind: str, pid: int, content: str) -> Path:
     return folder
 
 
+def test_a_way_there_through_the_folder_itself(out: Path) -> None:
+    for _ in range(2):
+        with stage.publish(out / ".." / out.name, force=True) as folder:
+            (folder / "file").write_text("x")
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    stage.write_text(out / ".." / out.name / ".." / "text", "x")
+    assert sorted(path.name for path in out.parent.iterdir()) == sorted([out.name, "text"])
+
+
 def test_a_kill_between_the_two_renames_is_undone(out: Path, dead_pid: int) -> None:
     leave(out, "old", dead_pid, "the old one")
     leave(out, "tmp", dead_pid, "the new one, perhaps not whole")
