@@ -1,8 +1,8 @@
 """Does a pick meet its budget when it is measured again? A hundred random budgets on a tiny model.
 
-    python benchmarks/picks_again.py FIT
+    python benchmarks/picks_again.py [FIT]
 
-Every run measures all candidates of a fit anew. For five random budgets, spread evenly over the orders of
+Without FIT, a tiny model of six layers is fitted first. Every run measures all candidates anew. For five random budgets, spread evenly over the orders of
 magnitude between the fastest and the slowest, each run picks, and the *next* run says whether the pick kept to
 the budget. A second table does the same with the hardest budgets there are: exactly the upper end of some
 candidate's interval, so that it only just fits.
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -26,12 +28,32 @@ from edgebert.choosing.journal import Journal
 from edgebert.choosing.pick import choose
 from edgebert.judging.latency import BenchConfig, Contender, Latency, measure
 
+# The tests' tiny model.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+import tiny
+
 RUNS, BUDGETS = 21, 5
 
 
 def main() -> None:
-    """Print the table."""
-    fit = Path(sys.argv[1])
+    """Print the table for a fit that is given, or made."""
+    if len(sys.argv) > 1:
+        _measure(Path(sys.argv[1]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _measure(_tiny_fit(Path(folder)))
+
+
+def _tiny_fit(folder: Path) -> Path:
+    model, data = tiny.checkpoint(folder / "tiny", layers=6), tiny.labelled(folder / "data", rows=48)
+    quick = ("--max-steps", "1", "--train-batch-size", "16", "--max-length", "16", "--threads", "1", "--remeasure", "0")
+    arguments = ("--model", str(model), "--data", str(data), "--exhaustive", "--budget", "p50=1s", *quick)
+    command = [sys.executable, "-m", "edgebert", "fit", *arguments, "-q", "-o", str(folder / "fit")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return folder / "fit"
+
+
+def _measure(fit: Path) -> None:
     journal = Journal(fit)
     trained = [c for c in journal.candidates(trained=True) if c.path and not c.failed]
     contenders = [Contender(fit / str(c.path), c.target) for c in trained]
