@@ -2,10 +2,10 @@
 
     python benchmarks/picks_again.py [FIT]
 
-Without FIT, a tiny model of six layers is fitted first. Every run measures all candidates anew. For five random budgets, spread evenly over the orders of
-magnitude between the fastest and the slowest, each run picks, and the *next* run says whether the pick kept to
-the budget. A second table does the same with the hardest budgets there are: exactly the upper end of some
-candidate's interval, so that it only just fits.
+Without FIT, a tiny model of six layers is fitted first. Every run measures all candidates anew. For five random
+budgets, spread evenly over the orders of magnitude between the fastest and the slowest, each run picks, and the
+*next* run says whether the pick kept to the budget. A second row does the same with the hardest budgets there
+are: exactly the upper end of some candidate's interval, so that it only just fits.
 """
 
 from __future__ import annotations
