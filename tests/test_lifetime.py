@@ -118,8 +118,9 @@ def watch(event, args):
 sys.addaudithook(watch)
 edgebert.load(sys.argv[1]).predict(["a film", "dull"])
 # What native code does, no hook sees.
-seen += [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
-print(json.dumps([line for line in seen if "/proc" not in line and "urandom" not in line]))
+paths = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
+seen += [os.readlink(path) for path in paths if os.path.islink(path) and os.readlink(path).startswith("socket")]
+print(json.dumps(seen))
 """
 
 

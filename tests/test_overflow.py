@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import MAX_LENGTH, TASKS, Exports
+from tiny import MAX_LENGTH, PEAK, TASKS, Exports
 
 from edgebert.errors import InputError, ItemError, UsageError
 from edgebert.serving.model import Model, averaged, load
@@ -105,8 +105,10 @@ def test_a_length_without_room_for_text_is_refused(exports: Exports) -> None:
             load(exports.artifact("bert", TASKS[0]).path, max_length=limit)
 
 
-HUGE = """
-import json, resource, sys, time
+HUGE = (
+    PEAK
+    + """
+import json, sys, time
 import edgebert
 model = edgebert.load(sys.argv[1], threads=1)
 model.predict(["a film"])
@@ -118,11 +120,12 @@ for texts in (["film", "a" * 50_000_000], ["film"] * 1_000_000, ["film", "a b " 
         error = None
     except edgebert.EdgebertError as caught:
         error = str(caught)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_bytes()
     found.append([error, time.process_time() - start, peak])
 assert len(model.predict(["film"])) == 1
 print(json.dumps(found))
 """
+)
 
 
 def test_calls_larger_than_life_are_bounded(exports: Exports) -> None:
