@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from edgebert.errors import EdgebertError
@@ -12,6 +13,10 @@ from edgebert.errors import EdgebertError
 if TYPE_CHECKING:
     from edgebert.serving.model import Model as Model
     from edgebert.serving.model import load as load
+
+# ONNX Runtime (seen with 1.32) otherwise reports its use over the network, keeps files in the user's cache for
+# that, and has a thread that a forked process hangs on when it ends. It looks when it is first imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["EdgebertError", "Model", "__version__", "load"]

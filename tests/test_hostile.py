@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from hostile import CASES, GOLDEN_CASES
-from tiny import FAMILIES, TASKS, Exports
+from tiny import FAMILIES, PEAK, TASKS, Exports
 
 from edgebert import build
 from edgebert.agreement import check_agreement
@@ -27,14 +27,16 @@ pytestmark = pytest.mark.xdist_group("exports")
 MOST_SECONDS, MOST_BYTES = 5.0, 500_000_000
 
 # One process for all, which has loaded a sound artifact before: what it then holds at most is its own doing.
-OPENER = """
-import json, resource, sys, time
+OPENER = (
+    PEAK
+    + """
+import json, sys, time
 import edgebert
 from edgebert.judging.verify import verify
 edgebert.load(sys.argv[1]).predict(["a film"])
 found = {}
 for name, folder, call in json.loads(sys.argv[2]):
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         (verify if call == "verify" else edgebert.load)(folder)
         error = None
@@ -42,10 +44,11 @@ for name, folder, call in json.loads(sys.argv[2]):
         error = [type(caught).__name__, caught.exit_code, str(caught), caught.remedy]
     except Exception as caught:
         error = [type(caught).__name__, 1, repr(caught), ""]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    found[name] = {"error": error, "seconds": time.perf_counter() - start, "peak": peak}
+    peak = peak_bytes()
+    found[name] = {"error": error, "seconds": time.process_time() - start, "peak": peak}
 print(json.dumps(found))
 """
+)
 
 
 @pytest.fixture(scope="module")
