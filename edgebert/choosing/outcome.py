@@ -124,6 +124,9 @@ def _changes(journal: Journal, pick: Candidate, teacher: Candidate) -> Changes |
     ours, theirs, rows = journal.scores(pick, "test"), journal.scores(teacher, "test"), journal.texts()
     if pick.key == teacher.key or ours is None or theirs is None or rows is None:
         return None
+    if len(rows) != len(ours.rows):
+        where = str(journal.folder / "scores")
+        raise InputError("texts and answers of the test part differ in number", where, "run edgebert fit anew")
     return changes_between(ours, theirs, rows)
 
 
