@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import re
 
-from edgebert.artifact import Manifest
+from edgebert.artifact import Artifact, Manifest
 from edgebert.errors import InputError
 from edgebert.families import family_of
-from edgebert.graph_guard import Graph
+from edgebert.graph_guard import EXTERNAL, GRAPH, Graph, inspect
 from edgebert.tasks import TASKS
+
+
+def read_checked_graph(artifact: Artifact) -> tuple[bytes, bytes | None]:
+    """The bytes of the graph, and of the weights beside it if any, after everything that can be checked was.
+
+    What a runtime gives its engine: never a path, under which other bytes may lie by then.
+    """
+    where = str(artifact.path / GRAPH)
+    model = artifact.read(GRAPH)
+    beside = artifact.manifest.files.get(EXTERNAL)
+    check_agreement(artifact.manifest, inspect(model, where, beside.bytes if beside else None), where)
+    weights = artifact.read(EXTERNAL) if beside else None
+    artifact.check_manifest()
+    return model, weights
 
 
 def check_agreement(manifest: Manifest, graph: Graph, where: str) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import onnxruntime
 
-from edgebert.agreement import check_agreement
+from edgebert.agreement import read_checked_graph
 from edgebert.artifact import Artifact
 from edgebert.errors import EnvironmentMissing, InputError
-from edgebert.graph_guard import EXTERNAL, GRAPH, inspect
+from edgebert.graph_guard import EXTERNAL, GRAPH
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, closed
 
 _PROVIDER = "CPUExecutionProvider"
@@ -85,13 +85,8 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def _engine(artifact: Artifact, config: SessionConfig) -> Any:
-    """ONNX Runtime on exactly the bytes that were checked, after everything that can be checked was."""
-    where = str(artifact.path / GRAPH)
-    model = artifact.read(GRAPH)
-    beside = artifact.manifest.files.get(EXTERNAL)
-    check_agreement(artifact.manifest, inspect(model, where, beside.bytes if beside else None), where)
-    weights = artifact.read(EXTERNAL) if beside else None
-    artifact.check_manifest()
+    """ONNX Runtime on exactly the bytes that were checked."""
+    model, weights = read_checked_graph(artifact)
     options = _options(config)
     if weights is not None:
         options.add_external_initializers_from_files_in_memory([EXTERNAL], [weights], [len(weights)])

@@ -146,3 +146,18 @@ def test_a_file_swapped_after_it_was_read_changes_nothing(sound: Path, tmp_path:
         checked()
     with pytest.raises(InputError, match="does not match its hash"):
         load(copy)
+
+
+def test_a_graph_changed_at_random_is_read_or_refused(exports: Exports) -> None:
+    content = exports.artifact("roberta", TASKS[0], precision="int8").read("model.onnx")
+    generator = random.Random(1)
+    refused = 0
+    for _ in range(200):
+        harmed = bytearray(content)
+        for _ in range(generator.choice((1, 3, 20))):
+            harmed[generator.randrange(len(content))] = generator.randrange(256)
+        try:
+            inspect(bytes(harmed[: generator.choice((len(content), generator.randrange(len(content))))]), "here")
+        except InputError:
+            refused += 1
+    assert 50 < refused < 200
