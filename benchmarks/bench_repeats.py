@@ -27,7 +27,8 @@ REPEATS = 5
 NAIVE = """
 import json, statistics, sys, time
 import edgebert
-paths, texts = json.loads(sys.argv[1]), json.loads(sys.stdin.read())
+paths = json.loads(sys.argv[1])
+texts = [text if isinstance(text, str) else tuple(text) for text in json.loads(sys.stdin.read())]
 found = {}
 for path in paths:
     model = edgebert.load(path)
@@ -64,7 +65,7 @@ def _edgebert(*arguments: str) -> str:
 
 def _naive(fit: Path) -> dict[str, float]:
     paths = [str(manifest.parent) for manifest in sorted((fit / "artifacts").glob("*/edgebert.json"))]
-    texts = [text if isinstance(text, str) else text[0] for text in Journal(fit).bench_texts()]
+    texts = Journal(fit).bench_texts()
     command = [sys.executable, "-c", NAIVE, json.dumps(paths)]
     found: dict[str, float] = json.loads(subprocess.check_output(command, input=json.dumps(texts), text=True))
     return found

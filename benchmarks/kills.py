@@ -238,6 +238,12 @@ def key_of(line: str) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("layers", "target", "precision", "trained", "digest"))
 
 
+def metrics_of(line: str) -> str:
+    """What a line says of dev and test."""
+    row = json.loads(line)
+    return json.dumps([row["dev"], row["test"]])
+
+
 def contents(folder: Path) -> dict[str, str]:
     """Files below a folder with their hashes; of those that hold timings, what does not depend on them.
 
@@ -247,7 +253,7 @@ def contents(folder: Path) -> dict[str, str]:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
         if name == "sweep.jsonl":
-            found[name] = str(sorted({key_of(line) for line in journal(folder)}))
+            found[name] = str(sorted({(*key_of(line), metrics_of(line)) for line in journal(folder)}))
         elif re.match(r"fit\.json|report\.|scores/|\.lock", name):
             found[name] = ""
         elif name.startswith("best/"):

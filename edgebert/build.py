@@ -319,8 +319,7 @@ def distill(
     A teacher not yet fine-tuned for the data's labels is fine-tuned first, with ``config``'s limits.
     Finished depths are kept, an interrupted one goes on. Raises UsageError and InputError before training.
     """
-    from edgebert.training.plan import check_settings
-    from edgebert.training.trainer import FINE_TUNE
+    from edgebert.training.plan import check_settings, teacher_recipe
 
     check_settings(config)
     rows, folder = read(data, columns, config.seed), Path(out)
@@ -338,7 +337,8 @@ def distill(
         teacher = None
     elif not ready:
         log.info("%s is not fine-tuned for these labels: training the teacher first", named.manifest.name)
-        recipe = replace(FINE_TUNE, seed=config.seed, max_steps=config.max_steps, max_length=config.max_length)
+        recipe = teacher_recipe(named.manifest.architecture.hidden)
+        recipe = replace(recipe, seed=config.seed, max_steps=config.max_steps, max_length=config.max_length)
         teacher = train_stage(
             start, recipe, folder / "teacher", data=rows, teacher=None, work=folder / "work" / "teacher"
         )

@@ -26,7 +26,11 @@ _GRACE_SECONDS = 10.0
 
 
 class ChildDied(Exception):
-    """The child ended before it answered, or met an error that is nobody's but a bug's; the text says how."""
+    """The child ended before it answered; the text says how."""
+
+
+class ChildBug(ChildDied):
+    """The child met an error that is nobody's but a bug's; its traceback is on stderr, and it still answers."""
 
 
 class Child:
@@ -52,7 +56,7 @@ class Child:
         self._greeted = False
 
     def ask(self, method: str, *arguments: object) -> Any:
-        """What the child's object answers. Raises what it raised, or ChildDied."""
+        """What the child's object answers. Raises the error it raised, ChildBug for one not of ours, or ChildDied."""
         assert self._process.stdin
         try:
             if not self._greeted:
@@ -76,7 +80,7 @@ class Child:
             elif kind == "error":
                 raise _error_of(*content)
             elif kind == "bug":
-                raise ChildDied(*content)
+                raise ChildBug(*content)
             else:
                 return content[0]
 

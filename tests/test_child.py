@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgebert.child import Child, ChildDied
+from edgebert.child import Child, ChildBug, ChildDied
 from edgebert.errors import CheckFailed, OutOfMemory
 
 SERVED = """
@@ -85,7 +85,7 @@ def test_errors_keep_their_type_words_and_document(child: Child) -> None:
 def test_a_bug_is_told_and_survived(capfd: pytest.CaptureFixture[str]) -> None:
     # Started here, for it takes over the stderr of its time.
     with Child("served_by_test", 0) as child:
-        with pytest.raises(ChildDied, match="KeyError: 'nothing'"):
+        with pytest.raises(ChildBug, match="KeyError: 'nothing'"):
             child.ask("err")
         assert "Traceback" in capfd.readouterr().err
         assert child.ask("echo")[1] == ()

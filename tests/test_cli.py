@@ -358,6 +358,14 @@ def test_a_bad_environment_variable_is_a_usage_error(
     assert f"--{flag.lower().replace('_', '-')}" in done.error
 
 
+def test_the_program_alone_shows_its_help() -> None:
+    done = edgebert()
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.startswith("Usage: edgebert")
+    assert "fit" in done.err
+
+
 def test_a_reader_that_leaves_is_no_error(model: Path) -> None:
     many = ",".join(map(str, range(1, 2000)))
     with subprocess.Popen(

@@ -118,6 +118,28 @@ def test_with_several_machines_the_pick_fits_on_all(fitted: Path, device: Path, 
     assert [(d["name"], d["pick"] is not None) for d in done.json["devices"]] == [("device", True), ("board", True)]
 
 
+def test_a_restless_machine_is_not_picked_by_in_silence(fitted: Path, device: Path, tmp_path: Path) -> None:
+    found = document(device)
+    found["conditions"] |= {"stable": False, "reasons": ["other programs used 60% of the CPU time"]}
+    (tmp_path / "busy.json").write_text(json.dumps(found), "utf-8")
+    done = edgebert("pick", fitted, "--budget", "p50=500ms", "--bench", f"{device},{tmp_path / 'busy.json'}")
+    assert "UNSTABLE" in done.err
+    assert "busy: UNSTABLE, do not trust these numbers: other programs used 60% of the CPU time" in done.err
+    told = pick(fitted, "--bench", tmp_path / "busy.json").json
+    assert told["conditions"]["reasons"] == ["other programs used 60% of the CPU time"]
+    assert told["warnings"][0].startswith("busy: the machine was unstable")
+
+
+def test_calls_of_another_size_are_not_compared(fitted: Path, device: Path, tmp_path: Path) -> None:
+    found = document(device)
+    for row in found["results"]:
+        row["latency"]["batch_size"] = 8
+    (tmp_path / "eight.json").write_text(json.dumps(found), "utf-8")
+    done = pick(fitted, "--bench", tmp_path / "eight.json")
+    assert done.code == 3
+    assert "measured with batch_size 8, the fit with 1" in done.error
+
+
 def test_several_machines_stand_in_one_report(fitted: Path, device: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(fitted, tmp_path / "fit"))
     board = slower(device, tmp_path, {1: 1.0, 2: 1e6})

@@ -175,7 +175,7 @@ def test_a_killed_export_leaves_all_or_nothing_and_the_next_cleans_up(
 
 
 def test_a_killed_training_goes_on_and_repeats_nothing(model: Path, data: Path, forks: Forks, tmp_path: Path) -> None:
-    training = ("distill", "--model", model, "--data", data, "--layers", "1,2", *QUICK[:-2])
+    training = ("distill", "--model", model, "--data", data, "--layers", "1,2", *QUICK[:-4])
     start = time.monotonic()
     forks.begin(*training, "-o", tmp_path / "whole")
     assert forks.end().code == 0

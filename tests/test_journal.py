@@ -20,6 +20,7 @@ from edgebert.choosing.journal import Journal
 from edgebert.errors import EnvironmentMissing, InputError, UsageError
 from edgebert.judging.latency import Latency
 from edgebert.judging.metrics import Metric, Scores
+from edgebert.serving.tokens import Text
 from edgebert.training.data import Row
 
 LATENCY = Latency(
@@ -191,6 +192,21 @@ def test_changed_inputs_are_refused_by_name(changes: dict[str, object], named: s
     assert caught.value.what.startswith(named)
     assert caught.value.where == str(journal.folder)
     assert (journal.folder / "fit.json").read_bytes() == before
+
+
+def test_texts_with_line_separators_of_their_own_come_back(journal: Journal) -> None:
+    texts: list[Text] = ["a\u2028b", "c\u0085d\x0b", ("first\u2029", "second\n")]
+    journal.save_bench_texts(texts)
+    assert journal.bench_texts() == texts
+    assert Journal(journal.folder / "nowhere").bench_texts() == []
+
+
+def test_what_is_known_of_a_measurement_is_kept_by_its_name(journal: Journal) -> None:
+    journal.require_inputs(INPUTS)
+    journal.remember_run("one", conditions={"stable": True})
+    journal.remember_run("two", conditions={"stable": False})
+    assert journal.facts()["runs"]["one"] == {"conditions": {"stable": True}}
+    journal.require_inputs(INPUTS)
 
 
 def test_a_folder_of_something_else_is_refused(journal: Journal) -> None:

@@ -14,7 +14,8 @@ import pytest
 from tiny import TASKS, Exports, texts
 
 from edgebert.errors import EdgebertError, InputError
-from edgebert.judging.latency import BenchConfig, Contender, Latency, measure
+from edgebert.judging.conditions import Conditions
+from edgebert.judging.latency import BenchConfig, Contender, Latency, Measurement, measure
 
 
 @pytest.mark.xdist_group("exports")
@@ -55,6 +56,29 @@ def test_candidates_are_measured_together_and_a_broken_one_is_a_value(exports: E
     # All of one run, so any two can be compared in pairs.
     assert third.against(first) == third.ratio
     assert Latency.from_dict(json.loads(json.dumps(dataclasses.asdict(third)))) == third
+
+
+@pytest.mark.xdist_group("exports")
+def test_where_calls_are_slow_all_make_fewer_but_enough_for_a_p95(exports: Exports) -> None:
+    contenders = [Contender(exports.artifact("bert", task).path, "cpu") for task in TASKS]
+    found = measure(contenders, texts(30, seed=1), BenchConfig(threads=1, samples=300, seconds=0.001))
+    assert found.run
+    for result in found.results:
+        assert isinstance(result, Latency)
+        assert (result.samples, result.run) == (200, found.run)
+        assert result.p95 is not None
+
+
+def test_a_calm_run_is_better_than_a_steady_one_beside_other_programs() -> None:
+    lost: tuple[Latency | EdgebertError, ...] = (InputError("a", "b", "c"),)
+    calm = Conditions("x", drift=0.05, steal=0.0, background=0.01, throttled=0, seconds=1.0)
+    busy = dataclasses.replace(calm, drift=0.03, background=0.4)
+    worst_first = [
+        Measurement(lost, None), Measurement(lost, calm), Measurement((), busy),
+        Measurement((), dataclasses.replace(calm, drift=0.1)), Measurement((), calm),
+    ]  # fmt: skip
+    ranks = [measured.rank for measured in worst_first]
+    assert ranks == sorted(ranks, reverse=True)
 
 
 def workers() -> list[psutil.Process]:

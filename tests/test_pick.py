@@ -222,6 +222,20 @@ def test_a_drop_alone_picks_the_fastest_within_it(points: float, layers: int) ->
     assert verdict.reason == f"the fastest within {points:g} points of the teacher on dev"
 
 
+def test_without_a_judged_teacher_no_loss_is_allowed() -> None:
+    candidates = [trained(2, 2.0, 180), trained(1, 1.0, 20)]
+    for teacher in (None, Candidate(6, "cpu", "fp32", tuple(range(6)), trained=True, failed="parity failed")):
+        verdict = choose(candidates, nested(candidates), teacher, FOUR_MS, 1.0)
+        assert verdict.pick is None
+        assert verdict.nearest[0][1] == "its loss is not known: the teacher was not judged"
+
+
+def test_noise_is_only_spoken_of_where_it_was_tested() -> None:
+    candidates = [trained(n, n * 1.0, hits) for n, hits in ((6, 190), (1, 30))]
+    verdict = choose(candidates, nested(candidates), candidates[0], None, 100.0)
+    assert verdict.nearest == ((candidates[0], "80.00 points better on dev at 6.00 times the latency"),)
+
+
 def test_a_budget_and_a_drop_both_bind() -> None:
     candidates = [trained(n, n * 1.0, hits) for n, hits in ((6, 190), (3, 180), (1, 100))]
     scores, teacher = nested(candidates), candidates[0]
@@ -303,7 +317,9 @@ def may_be_picked(c: Candidate, teacher: Candidate | None, budget: Budget | None
         return False
     if budget is not None and c.latency.p50_high > budget.limits[0].most:
         return False
-    return drop is None or teacher is None or not teacher.dev or teacher.dev.value - c.dev.value <= drop / 100
+    if drop is None:
+        return True
+    return teacher is not None and teacher.dev is not None and teacher.dev.value - c.dev.value <= drop / 100
 
 
 def dominates(one: Candidate, other: Candidate) -> bool:

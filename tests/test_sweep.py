@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import tiny
-from commands import Done, edgebert, one_cpu, tree
+from commands import Done, command, edgebert, environment, one_cpu, tree
 from safetensors.torch import load_file, save_file
 
 import edgebert as package
@@ -138,6 +138,48 @@ def test_the_same_command_again_does_nothing_twice(fitted: Path, first: tuple[tu
     assert times(fitted, "checkpoints", "artifacts", "scores") == kept
     for word in ("tracing", "training 1", "fine-tuning", "measuring", "accuracy"):
         assert word not in again.err
+
+
+def test_what_decides_is_of_one_measurement_with_its_conditions(fitted: Path) -> None:
+    runs = {row["latency"]["run"] for row in rows(fitted) if row["trained"]}
+    assert len(runs) == 1
+    facts = json.loads((fitted / "fit.json").read_text("utf-8"))
+    told = json.loads((fitted / "report.json").read_text("utf-8"))
+    assert told["conditions"] == facts["runs"][runs.pop()]["conditions"]
+    assert told["conditions"]["reference"] == "l4-cpu-fp32 on cpu"
+    assert told["environment"]["threads"] >= 1
+
+
+def test_another_depth_later_is_measured_together_with_the_finished(
+    fitted: Path, first: tuple[tuple[object, ...], Done], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(fitted, tmp_path / "fit"))
+    again = [*first[0][:-1], folder]
+    again[again.index("1,4")] = "2"
+    kept = times(folder, "checkpoints", "artifacts")
+    done = edgebert(*again, "--budget", "p50=1s", "--json")
+    assert done.code == 0, done.err
+    assert kept.items() <= times(folder, "checkpoints", "artifacts").items()
+    latest = {(row["layers"], row["precision"]): row["latency"]["run"] for row in rows(folder) if row["trained"]}
+    assert sorted(latest) == [(n, p) for n in (1, 2, 4) for p in ("fp32", "int8")]
+    assert len(set(latest.values())) == 1
+    # Nothing fits another budget: what was best for this one is not left to be deployed.
+    none = edgebert(*again, "--budget", "p50=1us")
+    assert none.code == 5
+    assert "best/ was the pick for another budget" in none.err
+    assert not (folder / "best").exists()
+
+
+def test_a_reader_that_leaves_does_not_hide_that_nothing_fits(fitted: Path, first: object) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as nobody:
+        done = subprocess.run(
+            command("pick", fitted, "--budget", "p50=1us", "--json"), env=environment(), stdout=nobody,
+            stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    assert done.returncode == 5
+    assert b"error: nothing fits" in done.stderr
 
 
 def test_a_drop_alone_picks_the_fastest_within_it(fitted: Path, first: tuple[tuple[object, ...], Done]) -> None:
@@ -364,6 +406,7 @@ MISFITS: dict[str, tuple[tuple[object, ...], int, str]] = {
     "no file": (("--budget", "p95=1s", "--data", "nothing"), 3, "no such data file or folder"),
     "no method": (("--budget", "p95=1s", "--method", "magic"), 2, "unknown training method"),
     "no checkpoint": (("--budget", "p95=1s", "--init-from", "./nothing"), 3, "no such checkpoint folder"),
+    "no pair for a target": (("--budget", "p95=1s", "--target", "cpu,torch", "--precision", "int8"), 2, "torch"),
 }  # fmt: skip
 
 

@@ -23,8 +23,9 @@ from edgebert.shaping.checkpoint import HeadConfig, add_head, load_module, open_
 from edgebert.shaping.depth import TruncateConfig, truncate
 from edgebert.training.batches import Collator, LengthGrouped, tokenize
 from edgebert.training.data import Data, Row
+from edgebert.training.plan import student_recipe, teacher_recipe
 from edgebert.training.teacher import LiveTargets, keep
-from edgebert.training.trainer import FINE_TUNE, TrainConfig, train
+from edgebert.training.trainer import TrainConfig, train
 from edgebert.training.work import Best, Work
 
 FILLERS = ["the", "film", "is", "a", "story", "of", "people", "and", "its", "music"]
@@ -448,5 +449,9 @@ def test_a_disk_too_small_is_named_with_the_bytes(tmp_path: Path) -> None:
 
 
 def test_the_recipes() -> None:
-    assert (FINE_TUNE.method, FINE_TUNE.epochs, FINE_TUNE.lr) == ("none", 3.0, 5e-5)
-    assert (TrainConfig().method, TrainConfig().epochs, TrainConfig().lr) == ("hidden", 5.0, 1e-4)
+    for hidden, epochs, lr in ((384, 5.0, 2e-4), (512, 5.0, 2e-4), (768, 3.0, 5e-5), (1024, 3.0, 5e-5)):
+        recipe = teacher_recipe(hidden)
+        assert (recipe.method, recipe.epochs, recipe.lr) == ("none", epochs, lr)
+    for hidden, lr in ((384, 2e-4), (512, 2e-4), (768, 1e-4)):
+        recipe = student_recipe(hidden)
+        assert (recipe.method, recipe.epochs, recipe.lr) == ("hidden", 5.0, lr)

@@ -32,10 +32,11 @@ class Device:
         return tuple(replace(c, latency=self.latencies.get((c.digest, c.target))) for c in trained)
 
 
-def read_device(path: Path, candidates: Sequence[Candidate]) -> Device:
-    """Read a device's measurements of a sweep's candidates.
+def read_device(path: Path, candidates: Sequence[Candidate], bench: Mapping[str, Any]) -> Device:
+    """Read a device's measurements of a sweep's candidates, which was measured with the settings ``bench``.
 
-    Raises InputError where the file is no document of ``edgebert bench``, or measured none of them.
+    Raises InputError where the file is no document of ``edgebert bench``, measured none of them, or calls of
+    another size or length.
     """
     where = str(path)
     try:
@@ -53,6 +54,10 @@ def read_device(path: Path, candidates: Sequence[Candidate]) -> Device:
         device = Device(path.stem, dict(document["environment"]), dict(document["conditions"]), found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"not measurements of edgebert bench ({error!r})", where, _AGAIN) from None
+    for name in ("batch_size", "seq_len"):
+        if other := {getattr(latency, name) for latency in found.values()} - {bench.get(name)}:
+            what = f"measured with {name} {other.pop()}, the fit with {bench.get(name)}"
+            raise InputError(what, where, f"run edgebert bench with the fit's own --{name.replace('_', '-')}")
     if not any((c.digest, c.target) in found for c in candidates):
         raise InputError(
             "none of its artifacts is of this sweep", where, "run edgebert bench on this very folder there"

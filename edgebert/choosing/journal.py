@@ -84,6 +84,10 @@ class Journal:
             )
         return parse_json(path.read_bytes(), str(path))
 
+    def remember_run(self, run: str, **facts: Any) -> None:
+        """Keep what is known of a measurement: its conditions, its environment. Before its rows are added."""
+        self.remember(runs={**self.facts().get("runs", {}), run: facts})
+
     def remember(self, **facts: Any) -> None:
         """Add facts to ``fit.json``."""
         write_json(self.folder / _INPUTS, {**self.facts(), **facts})
@@ -92,8 +96,9 @@ class Journal:
         """Add finished candidates in one go, flushed to disk before this returns."""
         path = self.folder / _JOURNAL
         _cut_torn_line(path)
-        with open(path, "ab", buffering=0) as file:
+        with open(path, "ab") as file:
             file.write("".join(json.dumps(c.to_dict(), allow_nan=False) + "\n" for c in candidates).encode("utf-8"))
+            file.flush()
             os.fsync(file.fileno())
 
     def candidates(self, *, trained: bool) -> list[Candidate]:
@@ -120,7 +125,8 @@ class Journal:
         if not path.is_file():
             return []
         try:
-            found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            # As bytes: text may hold other line separators than ours.
+            found = [json.loads(line) for line in path.read_bytes().splitlines()]
         except ValueError as error:
             raise InputError(f"not texts ({error})", str(path), "run the same edgebert fit again") from None
         return [tuple(text) if isinstance(text, list) else text for text in found]
@@ -185,7 +191,7 @@ def _lock(descriptor: int) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except OSError:
+        except BlockingIOError:
             if time.monotonic() > until:
                 return False
             time.sleep(0.05)

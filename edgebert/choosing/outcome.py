@@ -57,17 +57,27 @@ def report_of(journal: Journal, budget: Budget | None, max_drop: float | None, b
     InputError where the folder holds no finished measurements, or a file is about other artifacts.
     """
     told = _told(journal)
-    facts, conditions = told.facts["report"], told.facts.get("conditions", {})
+    facts, measured = told.facts["report"], told.facts.get("runs", {}).get(_run_shown(told), {})
+    conditions = measured.get("conditions", {})
     candidates = tuple(sorted([*told.judged, *told.untrained], key=lambda c: c.key))
     report = Report(
         command=facts["command"], created=facts["created"], task=facts["task"], model=facts["model"],
         data=facts["data"], budget=budget_facts(budget, max_drop), teacher=told.teacher, candidates=candidates,
         verdict=choose(candidates, told.scores, told.teacher, budget, max_drop),
-        depth_lines=_depth_lines(journal.candidates(trained=False)), environment=facts["environment"],
+        depth_lines=_depth_lines(journal.candidates(trained=False)), environment=measured.get("environment", {}),
         warnings=(*_unstable(conditions), *facts["warnings"]), conditions=conditions,
-        devices=tuple(_elsewhere(told, read_device(path, told.judged), budget, max_drop) for path in benches),
+        devices=tuple(_elsewhere(told, device, budget, max_drop) for device in _devices(told, benches)),
     )  # fmt: skip
     return _explained(report, journal, budget)
+
+
+def _devices(told: _Told, benches: Sequence[Path]) -> list[Device]:
+    return [read_device(path, told.judged, told.facts["inputs"]["bench"]) for path in benches]
+
+
+def _run_shown(told: _Told) -> str:
+    """The measurement that decides: that of the trained candidates, or of the untrained where none was trained."""
+    return next((c.latency.run for c in (*told.judged, *told.untrained) if c.latency and not c.failed), "")
 
 
 def _elsewhere(told: _Told, device: Device, budget: Budget | None, max_drop: float | None) -> Elsewhere:
@@ -82,12 +92,16 @@ def pick_elsewhere(journal: Journal, budget: Budget | None, max_drop: float | No
     Raises InputError as :func:`report_of` does.
     """
     told, report = _told(journal), report_of(journal, budget, max_drop, benches)
-    devices = [read_device(path, told.judged) for path in benches]
+    devices = _devices(told, benches)
     candidates = slowest(told.judged, devices, budget)
     restless = tuple(f"{d.name}: {text}" for d in devices for text in _unstable(d.conditions))
+    # The one that is least to be trusted stands for all.
+    doubtful = min(devices, key=lambda d: bool(d.conditions.get("stable")))
     decided = replace(
         report,
         candidates=candidates,
+        conditions=doubtful.conditions,
+        environment=doubtful.environment,
         verdict=choose(candidates, told.scores, told.teacher, budget, max_drop),
         warnings=(*restless, *told.facts["report"]["warnings"]),
     )

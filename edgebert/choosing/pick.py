@@ -6,7 +6,7 @@ bootstrap on dev cannot tell from nothing goes to the faster candidate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from edgebert.choosing.budget import Budget
 from edgebert.choosing.candidate import Candidate, Verdict
@@ -66,7 +66,7 @@ def choose(
     return Verdict(
         pick,
         _reason(best, pick, budget, max_drop),
-        _runners_up(trained, candidates, pick, teacher, budget, max_drop),
+        _runners_up(trained, pick, {c.key for c in tied}, lambda c: _objections(c, teacher, budget, max_drop)),
         ties=() if budget is None else tuple(c.name for c in tied if c.key != pick.key),
         as_fast=tuple(c.name for c in allowed if c.key != pick.key and _as_fast(c, pick) and _as_fast(pick, c)),
     )
@@ -120,6 +120,8 @@ def _objections(c: Candidate, teacher: Candidate | None, budget: Budget | None, 
     """Why a measured candidate may not be picked; empty where it may."""
     found = budget.objections(c) if budget is not None and c.latency is not None else []
     drop = points_lost(c, teacher)
+    if max_drop is not None and drop is None and c.trained:
+        found.append("its loss is not known: the teacher was not judged")
     if max_drop is not None and drop is not None and drop > max_drop:
         found.append(f"loses {drop:.2f} points on dev, {max_drop:g} are allowed")
     return found
@@ -133,31 +135,24 @@ def points_lost(candidate: Candidate, teacher: Candidate | None) -> float | None
 
 
 def _runners_up(
-    trained: Iterable[Candidate],
-    candidates: Sequence[Candidate],
-    pick: Candidate,
-    teacher: Candidate | None,
-    budget: Budget | None,
-    max_drop: float | None,
+    trained: Iterable[Candidate], pick: Candidate, tied: set[Key], objections: Callable[[Candidate], list[str]]
 ) -> tuple[tuple[Candidate, str], ...]:
     """Everything else that was judged, the most accurate first, with the one sentence why not."""
     rows = []
     for c in sorted(trained, key=lambda c: -_accuracy(c)):
         if c.key == pick.key:
             continue
-        why = _objections(c, teacher, budget, max_drop)
-        rows.append((c, "; ".join(why) or _comparison(c, pick)))
+        noise = ", within the noise," if {c.key, pick.key} <= tied else ""
+        rows.append((c, "; ".join(objections(c)) or _comparison(c, pick, noise)))
     return tuple(rows)
 
 
-def _comparison(other: Candidate, pick: Candidate) -> str:
+def _comparison(other: Candidate, pick: Candidate, noise: str) -> str:
     if not (other.dev and pick.dev and other.latency and pick.latency):
         return "not measured"
     gain = 100 * (other.dev.value - pick.dev.value)
     pace = other.latency.p50 / pick.latency.p50
-    if gain > 0:
-        return f"{gain:.2f} points better on dev, within the noise, at {pace:.2f} times the latency"
-    return f"{-gain:.2f} points worse on dev at {pace:.2f} times the latency"
+    return f"{abs(gain):.2f} points {'better' if gain > 0 else 'worse'} on dev{noise} at {pace:.2f} times the latency"
 
 
 def _misses(

@@ -20,7 +20,7 @@ from typing import Any
 
 from edgebert import build, stage
 from edgebert.artifact import Artifact
-from edgebert.child import ChildDied
+from edgebert.child import ChildBug, ChildDied
 from edgebert.choosing.candidate import Candidate, Report
 from edgebert.choosing.journal import Journal
 from edgebert.choosing.outcome import budget_facts, report_of
@@ -28,7 +28,7 @@ from edgebert.choosing.pick import Key, depths_to_train, points_lost
 from edgebert.choosing.request import FitRequest
 from edgebert.choosing.workshop import Isolated
 from edgebert.errors import CheckFailed, EnvironmentMissing, InputError, OutOfMemory, UsageError
-from edgebert.judging.conditions import Conditions, conditions_facts
+from edgebert.judging.conditions import conditions_facts
 from edgebert.judging.evaluate import text_of
 from edgebert.judging.latency import Contender, Latency, Measurement, measure
 from edgebert.machine import environment, versions
@@ -64,7 +64,7 @@ def fit(request: FitRequest) -> Report:
     needed = build.bytes_needed(source, layers, [precision for _, precision in ways])
     stage.require_space(request.folder, needed, "fit", held=stage.bytes_below(request.folder))
     inputs = _inputs(request, data, source)
-    for warning in data.warnings:
+    for warning in _warnings(request, data):
         log.warning(warning)
     journal = Journal(request.folder)
     with journal.locked() as lock, closing(Isolated(request, lock)) as workshop:
@@ -81,6 +81,8 @@ def _ways(request: FitRequest) -> tuple[tuple[str, str], ...]:
     pairs = [(t, p) for t in request.targets for p in request.precisions if p in target_named(t).precisions]
     for target in request.targets:
         TARGETS[target].resolve()
+        if not any(t == target for t, _ in pairs):
+            check_pair(target, request.precisions[0])
     for name in request.precisions:
         if not any(p == name for _, p in pairs):
             check_pair(request.targets[0], name)
@@ -89,12 +91,22 @@ def _ways(request: FitRequest) -> tuple[tuple[str, str], ...]:
 
 def _check_training(request: FitRequest, data: Data, source: Artifact) -> None:
     """Refuse now what training would refuse after everything has been measured."""
+    from edgebert.training.objectives import method_named
     from edgebert.training.plan import check_settings
 
     for config in (request.student, request.teacher):
         check_settings(config)
     if data.kind != "label" and source.manifest.labels:
         raise UsageError("the data has no class labels for this classifier", request.data, "add a label column")
+    if data.kind != "label" and not method_named(request.student.method).encoder_terms:
+        remedy = "use --method hidden or logits"
+        raise UsageError("a sentence encoder learns only from a teacher", f"--method {request.student.method}", remedy)
+
+
+def _warnings(request: FitRequest, data: Data) -> list[str]:
+    size = request.bench.batch_size
+    batched = [f"latencies, and budgets on them, are of calls of {size} texts"] if size > 1 else []
+    return [*data.warnings, *batched]
 
 
 def _failed(candidate: Candidate, error: Exception) -> Candidate:
@@ -135,12 +147,18 @@ class _Sweep:
         if report.verdict.pick is not None:
             self._publish_best(report.verdict.pick)
             shutil.rmtree(self.folder / "work", ignore_errors=True)
+        elif (self.folder / "best").exists():
+            log.warning("best/ was the pick for another budget, and is removed: nothing fits this one")
+            shutil.rmtree(self.folder / "best")
         return report
 
     def _must(self, what: str, method: str, *arguments: object) -> Any:
         """An answer of the workshop that the fit cannot do without."""
         try:
             return self.workshop.ask(method, *arguments)
+        except ChildBug:
+            # Nothing to act on: a bug, and its traceback is on the terminal.
+            raise
         except ChildDied as death:
             remedy = "see above; the same command goes on where this one stopped"
             raise EnvironmentMissing(f"{what} failed: {death}", str(self.folder), remedy) from None
@@ -148,16 +166,19 @@ class _Sweep:
     # -- latency first -------------------------------------------------------------------------------
 
     def _measure_untrained(self) -> list[Candidate]:
-        wanted = {(layers, *way) for layers in {*self.layers, self.depth} for way in self.ways}
-        known = {c.key: c for c in self.journal.candidates(trained=False)}
-        if missing := sorted(wanted - known.keys()):
-            log.info("measuring %d untrained candidates: latency does not depend on the weights", len(missing))
+        wanted = {(layers, *way) for layers in {*self.layers, self.depth} for way in self.ways} | {self.teacher_key}
+        rows = {c.key: c for c in self.journal.candidates(trained=False)}
+        missing = sorted(key for key in wanted if key not in rows or rows[key].failed)
+        new = [self._untrained(*key) for key in missing]
+        if any(path is not None for _, path in new):
+            log.info("measuring %d untrained candidates: latency does not depend on the weights", len(wanted))
             # All again, even if some are known: numbers of different runs are not comparable.
-            pairs = [self._untrained(*key) for key in sorted(wanted)]
-            timed, _ = self._timed(pairs)
-            self.journal.append(*timed)
-            known |= {candidate.key: candidate for candidate in timed}
-        return [known[key] for key in sorted(wanted)]
+            known = [self._untrained(*key) for key in sorted(wanted - set(missing))]
+            new = [(candidate, None) for candidate in self._timed([*known, *new])]
+        if new:
+            self.journal.append(*(candidate for candidate, _ in new))
+        rows |= {candidate.key: candidate for candidate, _ in new}
+        return [rows[key] for key in sorted(wanted)]
 
     def _untrained(self, layers: int, target: str, precision: str) -> tuple[Candidate, Path | None]:
         candidate = Candidate(layers, target, precision, tuple(range(layers)), trained=False)
@@ -167,20 +188,23 @@ class _Sweep:
             return _failed(candidate, error), None
         return replace(candidate, bytes=artifact.manifest.bytes), artifact.path
 
-    def _timed(self, pairs: Sequence[tuple[Candidate, Path | None]]) -> tuple[list[Candidate], Conditions | None]:
+    def _timed(self, pairs: Sequence[tuple[Candidate, Path | None]]) -> list[Candidate]:
         """Candidates with their latencies, all measured in one interleaved run; again while the machine is restless."""
         ready = [(c, path) for c, path in pairs if path is not None and not c.failed]
         contenders = [Contender(path, c.target) for c, path in ready]
         # The full-depth fp32 model is the reference, for the untrained as for the trained.
         reference = next((i for i, (c, _) in enumerate(ready) if c.key == self.teacher_key), 0)
         found = self._calmest(contenders, reference)
+        if found.run:
+            facts = {"conditions": conditions_facts(found.conditions), "environment": environment()}
+            self.journal.remember_run(found.run, **facts)
         done = []
         for (candidate, _), result in zip(ready, found.results, strict=True):
             if isinstance(result, Latency):
                 done.append(replace(candidate, latency=result))
             else:
-                done.append(_failed(candidate, result))
-        return done + [c for c, path in pairs if path is None or c.failed], found.conditions
+                done.append(_failed(replace(candidate, latency=None), result))
+        return done + [c for c, path in pairs if path is None or c.failed]
 
     def _calmest(self, contenders: Sequence[Contender], reference: int) -> Measurement:
         """Measure, again while the machine is restless, and keep the run in which it was calmest."""
@@ -190,8 +214,7 @@ class _Sweep:
                 break
             log.warning("unstable: %s; measuring again", "; ".join(found.conditions.reasons))
             again = measure(contenders, self.bench_texts, self.request.bench, reference)
-            if again.conditions is not None and again.conditions.drift < found.conditions.drift:
-                found = again
+            found = min(found, again, key=lambda measured: measured.rank)
         if found.conditions is not None and not found.conditions.stable:
             log.warning("unstable, take these latencies with care: %s", "; ".join(found.conditions.reasons))
         return found
@@ -212,7 +235,7 @@ class _Sweep:
 
     def _depths(self, measured: Sequence[Candidate]) -> tuple[int, ...]:
         """Depths to train. For a drop alone they are found by training: see :meth:`_search`."""
-        offered = [c for c in measured if c.layers in self.layers]
+        offered = self._offered(measured)
         if self.request.exhaustive:
             return self.layers
         if self.request.budget is None:
@@ -221,6 +244,10 @@ class _Sweep:
         if depths:
             log.info("depths worth training for %s: %s", self.request.budget, ", ".join(map(str, depths)))
         return depths
+
+    def _offered(self, measured: Sequence[Candidate]) -> list[Candidate]:
+        """The candidates that were asked for: the teacher is measured in any case."""
+        return [c for c in measured if c.layers in self.layers and (c.target, c.precision) in self.ways]
 
     def _search(self, max_drop: float) -> tuple[int, ...]:
         """The shallowest depth within ``max_drop`` points, by bisection: accuracy grows with depth."""
@@ -283,15 +310,18 @@ class _Sweep:
         return failed
 
     def _measure_trained(self, depths: Iterable[int]) -> None:
-        """The numbers that decide: every trained candidate, teacher included, in one interleaved run."""
-        chosen = [c for c in self._judged.values() if c.layers in set(depths) and not c.failed]
-        known = {c.key: c for c in self.journal.candidates(trained=True) if c.latency}
-        if all(c.key in known and known[c.key].digest == c.digest for c in chosen):
+        """The numbers that decide: every trained candidate, teacher included, in one interleaved run.
+
+        Those of earlier budgets too: a pick is among them, and numbers of different runs are not comparable.
+        """
+        judged = {key: c for key, c in self._judged.items() if c.layers in set(depths) and not c.failed}
+        chosen = list({**self._finished, **judged}.values())
+        done = {c.key: c for c in self.journal.candidates(trained=True) if c.latency and not c.failed}
+        runs = {done[c.key].latency.run if c.key in done and done[c.key].digest == c.digest else "" for c in chosen}  # type: ignore[union-attr]
+        if len(runs) == 1 and runs != {""}:
             return
         log.info("measuring %d trained candidates", len(chosen))
-        timed, conditions = self._timed([(c, self.folder / str(c.path)) for c in chosen])
-        self.journal.append(*timed)
-        self.journal.remember(conditions=conditions_facts(conditions))
+        self.journal.append(*self._timed([(c, self.folder / str(c.path)) for c in chosen]))
 
     # -- the outcome ---------------------------------------------------------------------------------
 
@@ -311,11 +341,10 @@ class _Sweep:
                     "dev": len(self.data.dev), "test": len(self.data.test), "labels": len(self.data.labels),
                 },
                 "budget": budget_facts(limit, target.max_drop),
-                "environment": environment(),
-                "warnings": [*self.data.warnings, *self.data.notes],
+                "warnings": [*_warnings(self.request, self.data), *self.data.notes],
             },
             teacher=list(self.teacher_key),
-            offered=[list(c.key) for c in measured if c.layers in self.layers],
+            offered=[list(c.key) for c in self._offered(measured)],
         )  # fmt: skip
         return report_of(self.journal, limit, target.max_drop)
 

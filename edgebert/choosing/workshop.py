@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from edgebert import build
 from edgebert.artifact import Artifact
-from edgebert.child import Child, ChildDied, serve
+from edgebert.child import Child, ChildBug, ChildDied, serve
 from edgebert.choosing.candidate import Candidate
 from edgebert.choosing.journal import Journal
 from edgebert.choosing.request import FitRequest
+from edgebert.errors import CheckFailed
 from edgebert.judging import parity
 from edgebert.judging.evaluate import evaluate
 from edgebert.judging.metrics import Scores
@@ -42,11 +43,13 @@ class Isolated:
         self._child: Child | None = None
 
     def ask(self, method: str, *arguments: object) -> Any:
-        """What the workshop's method answers. Raises what it raised, or ChildDied."""
+        """What the workshop's method answers. Raises what it raised, ChildBug or ChildDied."""
         if self._child is None:
             self._child = Child("edgebert.choosing.workshop", self._request, (self._lock,))
         try:
             return self._child.ask(method, *arguments)
+        except ChildBug:
+            raise
         except ChildDied:
             self.close()
             raise
@@ -167,7 +170,11 @@ class Workshop:
         if artifact.manifest.labels:
             return None
         path = self.folder / "artifacts" / "l{}-{}-{}".format(*self.request.teacher_key(self.depth))
-        return load(path) if path.exists() and path != artifact.path else model
+        if path == artifact.path:
+            return model
+        if not path.exists():
+            raise CheckFailed("no full-depth fp32 encoder to compare with", str(path), "see why that one failed")
+        return load(path)
 
 
 if __name__ == "__main__":

@@ -81,13 +81,16 @@ def command(example: str, show: Callable[[Document], str]) -> Callable[[F], clic
 
 
 def _print(document: Document, show: Callable[[Document], str], *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False))
-        return
-    if not quiet:
+    if not (as_json or quiet):
         _say(show(document))
-    for path in _paths(document):
-        click.echo(path)
+    lines = [json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False)] if as_json else _paths(document)
+    try:
+        for line in lines:
+            click.echo(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader wants no more of it, which changes nothing of what the command came to.
+        _leave_stdout()
 
 
 def _paths(document: Document) -> list[str]:
@@ -129,7 +132,7 @@ def calm(conditions: Document) -> str:
     if not conditions:
         return "nothing was measured"
     numbers = (
-        f"reference drift {conditions['drift']:.1%}, stolen {conditions['steal']:.1%}, "
+        f"drift of {conditions['reference']} {conditions['drift']:.1%}, stolen {conditions['steal']:.1%}, "
         f"other programs {conditions['background']:.1%} of the CPU, throttled {conditions['throttled']} times"
     )
     if conditions["stable"]:
@@ -159,11 +162,13 @@ def _run(argv: list[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted; the same command goes on where this one stopped")
         return 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        _say(error.format_message())
+        return 2
     except click.ClickException as error:
         return _complain("usage: command line: " + " ".join(error.format_message().split()), 2)
     except BrokenPipeError:
-        # The reader left; point stdout elsewhere so that the interpreter's last flush does not fail too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()
         return 0
     except Exception as error:  # noqa: BLE001, the one place where everything foreign is mapped
         known = translate(error)
@@ -171,6 +176,11 @@ def _run(argv: list[str] | None) -> int:
             traceback.print_exc()
             return 1
         return _complain(str(known), known.exit_code)
+
+
+def _leave_stdout() -> None:
+    """Point stdout elsewhere, so that the interpreter's last flush does not fail for a reader that left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, code: int) -> int:

@@ -130,10 +130,12 @@ def _texts(data: str | None, columns: dict[str, str], artifacts: tuple[Path, ...
     """The texts of ``data``; those of the fit whose folder is measured; or the packaged sample."""
     if data is not None:
         return [text_of(row) for row in read(data, columns).test]
-    for folder in artifacts:
-        if texts := Journal(folder).bench_texts():
-            log.info("timing the texts that the fit in %s was measured with", folder)
-            return texts
+    for place in artifacts or (Path(flags.DEFAULT_OUT),):
+        # A fit's folder, its artifacts/, or one of them.
+        for folder in (place, *place.absolute().parents[:2]):
+            if texts := Journal(folder).bench_texts():
+                log.info("timing the texts that the fit in %s was measured with", folder)
+                return texts
     log.info("no --data: timing edgebert's packaged text sample")
     return sample()
 

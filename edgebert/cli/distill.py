@@ -10,6 +10,7 @@ import click
 
 from edgebert.cli import Document, command, flags
 from edgebert.cli.export import entry_of
+from edgebert.shaping.checkpoint import open_checkpoint
 
 
 def _show(document: Document) -> str:
@@ -46,8 +47,9 @@ def run(
 ) -> Document:
     """Train one or several depths from a teacher (--method none: without one)."""
     from edgebert import build
-    from edgebert.training.trainer import TrainConfig
+    from edgebert.training.plan import student_recipe
 
-    config = replace(TrainConfig(seed=seed), **{name: value for name, value in training.items() if value is not None})
+    given = {name: value for name, value in training.items() if value is not None}
+    config = replace(student_recipe(open_checkpoint(model).manifest.architecture.hidden), seed=seed, **given)
     students = build.distill(model, data, layers, out, config, keep=keep, init_from=init_from, columns=columns)
     return {"artifacts": [entry_of(student) for student in students]}

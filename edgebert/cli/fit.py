@@ -16,6 +16,7 @@ from edgebert.cli import Document, command, flags
 from edgebert.cli.pick import document_of, require_pick, show
 from edgebert.judging.latency import BenchConfig
 from edgebert.machine import readable
+from edgebert.shaping.checkpoint import open_checkpoint
 
 
 @command("edgebert fit --model bert-base-uncased --data reviews.csv --budget p95=10ms -o fitted", show)
@@ -67,15 +68,17 @@ def run(
     from edgebert.choosing.report import write_report
     from edgebert.choosing.request import FitRequest
     from edgebert.choosing.sweep import fit
-    from edgebert.training.trainer import FINE_TUNE, TrainConfig
+    from edgebert.training.plan import student_recipe, teacher_recipe
 
     chosen = {name: value for name, value in training.items() if value is not None}
     shared = {name: value for name, value in chosen.items() if name not in ("method", "temperature", "alpha")}
+    hidden = open_checkpoint(model).manifest.architecture.hidden
     request = FitRequest(
         model=model, data=data, folder=out, budget=limit, max_drop=max_drop, layers=layers, targets=target,
         precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive,
         remeasure=remeasure, seed=seed,
-        student=replace(TrainConfig(seed=seed), **chosen), teacher=replace(FINE_TUNE, seed=seed, **shared),
+        student=replace(student_recipe(hidden), seed=seed, **chosen),
+        teacher=replace(teacher_recipe(hidden), seed=seed, **shared),
         bench=BenchConfig(batch_size=batch_size, seq_len=seq_len, threads=threads, seed=seed),
         command=readable(shlex.join(["edgebert", *sys.argv[1:]])),
     )  # fmt: skip

@@ -162,7 +162,7 @@ def training(function: F) -> F:
                 "--epochs",
                 type=click.FloatRange(0, min_open=True),
                 default=None,
-                help="Passes over train [default: 5, the teacher 3].",
+                help="Passes over train [default: 5, a teacher over 512 wide 3].",
             ),
             click.option(
                 "--max-steps",
@@ -180,7 +180,7 @@ def training(function: F) -> F:
                 "--lr",
                 type=click.FloatRange(0, min_open=True),
                 default=None,
-                help="Peak learning rate [default: 1e-4, the teacher 5e-5].",
+                help="Peak learning rate [default: 2e-4; over 512 wide 1e-4, the teacher 5e-5].",
             ),
             click.option(
                 "--temperature",
@@ -204,9 +204,6 @@ def training(function: F) -> F:
     ):
         function = option(function)
     return function
-
-
-TRAINING = ("method", "epochs", "max_steps", "train_batch_size", "lr", "temperature", "alpha", "max_length")
 
 
 def seed(function: F) -> F:

@@ -27,13 +27,14 @@ def show(document: Document) -> str:
         lines += [f"as fast, within the noise: {', '.join(document['as_fast'])}"] if document["as_fast"] else []
     if document["conditions"]:
         lines.append(calm(document["conditions"]))
+    lines += [f"{device['name']}: {calm(device['conditions'])}" for device in document.get("devices", [])]
     if document["report"]:
         lines.append(f"report: {document['report']}")
     return "\n".join(lines)
 
 
 def _named(c: Document) -> str:
-    return f"{c['layers']} layers {c['precision']} on {c['target']}"
+    return f"{c['layers']} layer{'s' * (c['layers'] > 1)} {c['precision']} on {c['target']}"
 
 
 def _row(c: Document) -> tuple[str, ...]:
@@ -58,6 +59,7 @@ def document_of(report: Report, folder: Path, page: str | None) -> Document:
         "ties": list(verdict.ties),
         "as_fast": list(verdict.as_fast),
         "conditions": dict(report.conditions),
+        "warnings": list(report.warnings),
         "nearest": [{**_placed(c, folder), "why": why} for c, why in verdict.nearest],
         "candidates": [_placed(c, folder) for c in report.candidates],
         "report": page,

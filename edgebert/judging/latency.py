@@ -9,6 +9,7 @@ machine was in ``conditions.py``.
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import secrets
 import time
@@ -35,6 +36,8 @@ _SETTLE_SECONDS = 0.02
 # Uncounted calls at the start of every round: threads that slept wake on the wrong core, and the scheduler
 # takes some ticks of 4 ms to spread them; caches belong to the candidate before.
 _WARM_MS = 60.0
+# Calls before the first round: enough to fill caches and to tell how slow a candidate is.
+_WARM_UP_CALLS = 10
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,9 @@ class Contender:
 class BenchConfig:
     """How to measure.
 
-    ``samples`` calls are aimed at for each candidate, in ``rounds`` rounds; a candidate whose calls are
-    slow gets fewer, so that it takes about ``seconds``. ``seq_len`` None means the texts as they are.
-    ``threads`` None means all that are allowed.
+    ``samples`` calls are aimed at for each candidate, in ``rounds`` rounds; where the slowest candidate would
+    need more than ``seconds`` for them, all make fewer, but not below what a p95 needs. ``seq_len`` None means
+    the texts as they are. ``threads`` None means all that are allowed.
     """
 
     batch_size: int = 1
@@ -114,10 +117,19 @@ class Latency:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The outcome for each contender, in order, and how calm the machine was meanwhile."""
+    """The outcome for each contender, in order, how calm the machine was meanwhile, and the run's name."""
 
     results: tuple[Latency | EdgebertError, ...]
     conditions: Conditions | None
+    run: str = ""
+
+    @property
+    def rank(self) -> tuple[int, bool, float]:
+        """What makes one run of the same contenders better than another: fewer losses, calm, less drift."""
+        lost = sum(not isinstance(result, Latency) for result in self.results)
+        if self.conditions is None:
+            return lost, True, math.inf
+        return lost, not self.conditions.stable, self.conditions.drift
 
 
 def measure(
@@ -130,15 +142,16 @@ def measure(
     """
     if not texts:
         raise InputError("no texts to measure on", "the data", "give data with at least one text")
-    calls = _calls(texts, config)
     with ExitStack() as stack:
         workers = [_Worker(stack, contender, config) for contender in contenders]
         for worker in workers:
             worker.open()
         for worker in workers:
-            worker.warm_up(calls[0])
+            worker.warm_up(_calls(texts, config, _WARM_UP_CALLS)[0])
+        whole = [worker for worker in workers if worker.error is None]
+        calls = _calls(texts, config, _affordable(whole, config))
         watch = Watch([worker.pid for worker in workers])
-        _run_rounds([worker for worker in workers if worker.error is None], calls, config)
+        _run_rounds(whole, calls, config)
         whole = [worker for worker in workers if worker.error is None]
         if not whole:
             return Measurement(tuple(worker.error for worker in workers if worker.error), None)
@@ -146,15 +159,26 @@ def measure(
         conditions = watch.conditions(yardstick.name, yardstick.medians)
     run = secrets.token_hex(8)
     results = tuple(worker.error or worker.latency(config, yardstick, run) for worker in workers)
-    return Measurement(results, conditions)
+    return Measurement(results, conditions, run)
 
 
-def _calls(texts: Sequence[Text], config: BenchConfig) -> list[list[list[Text]]]:
+def _affordable(workers: Sequence[_Worker], config: BenchConfig) -> int:
+    """How many calls each makes: those asked for, fewer where the slowest would take too long.
+
+    All make the same, or rounds would differ by their texts; and never so few that a p95 which was asked for
+    is missing.
+    """
+    slowest = max((worker.call_ms for worker in workers), default=0.0)
+    in_time = int(config.seconds * 1e3 / max(slowest, 1e-3))
+    return min(config.samples, max(in_time, SAMPLES_FOR_P95))
+
+
+def _calls(texts: Sequence[Text], config: BenchConfig, samples: int) -> list[list[list[Text]]]:
     """For each round its calls of ``batch_size`` texts, drawn without replacement for as long as texts last."""
     generator = random.Random(config.seed)
     pool: list[Text] = []
     calls = []
-    for _ in range(config.samples):
+    for _ in range(samples):
         while len(pool) < config.batch_size:
             fresh = list(texts)
             generator.shuffle(fresh)
@@ -175,7 +199,7 @@ def _run_rounds(workers: Sequence[_Worker], calls: Sequence[list[list[Text]]], c
         generator.shuffle(order)
         for worker in order:
             time.sleep(_SETTLE_SECONDS)
-            worker.round(hand, config)
+            worker.round(hand)
 
 
 class _Worker:
@@ -190,7 +214,7 @@ class _Worker:
         self._contender = contender
         self._totals: list[list[float]] = []
         self._tokenize: list[float] = []
-        self._call_ms = 0.0
+        self.call_ms = 0.0
         self._cold_start_ms = 0.0
         self._memory_bytes = 0
         self.error: EdgebertError | None = None
@@ -216,11 +240,10 @@ class _Worker:
         answer = self._ask("round", calls)
         # The first calls still fill caches: judge the speed by the later half.
         half = answer.get("total_ms", [0.0])[len(calls) // 2 :]
-        self._call_ms = float(np.median(half)) if half else 0.0
+        self.call_ms = float(np.mean(half)) if half else 0.0
 
-    def round(self, calls: list[list[Text]], config: BenchConfig) -> None:
-        affordable = int(config.seconds / config.rounds * 1e3 / max(self._call_ms, 1e-3))
-        answer = self._ask("round", calls[: max(2, affordable)])
+    def round(self, calls: list[list[Text]]) -> None:
+        answer = self._ask("round", calls)
         if self.error is None:
             self._totals.append(answer["total_ms"])
             self._tokenize += answer["tokenize_ms"]
@@ -234,8 +257,7 @@ class _Worker:
             answer: dict[str, Any] = self._child.ask(method, *arguments)
             return answer
         except ChildDied as death:
-            remedy = "see above; it may lack memory"
-            self.error = EnvironmentMissing(f"measuring failed: {death}", str(self._contender.path), remedy)
+            self.error = EnvironmentMissing(f"measuring failed: {death}", str(self._contender.path), "see above")
         except EdgebertError as error:
             self.error = error
         return {}

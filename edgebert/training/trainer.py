@@ -26,11 +26,11 @@ from edgebert.training.batches import Indices, LengthGrouped
 from edgebert.training.clock import Clock
 from edgebert.training.data import Data
 from edgebert.training.objectives.base import Batch, Weights
-from edgebert.training.plan import FINE_TUNE, Plan, TrainConfig, make_plan
+from edgebert.training.plan import Plan, TrainConfig, make_plan
 from edgebert.training.teacher import Inputs, LiveTargets, Targets, forward, keep, may_keep, no_targets
 from edgebert.training.work import Work
 
-__all__ = ["FINE_TUNE", "TrainConfig", "train"]
+__all__ = ["TrainConfig", "train"]
 
 log = logging.getLogger("edgebert")
 _WARM_UP = 0.1
