@@ -47,7 +47,18 @@ def main() -> None:
 def _tiny_fit(folder: Path) -> Path:
     model, data = tiny.checkpoint(folder / "tiny", layers=6), tiny.labelled(folder / "data", rows=48)
     quick = ("--max-steps", "1", "--train-batch-size", "16", "--max-length", "16", "--threads", "1", "--remeasure", "0")
-    arguments = ("--model", str(model), "--data", str(data), "--exhaustive", "--budget", "p50=1s", *quick)
+    arguments = (
+        "--model",
+        str(model),
+        "--data",
+        str(data),
+        "--exhaustive",
+        "--budget",
+        "p50=1s",
+        "--precision",
+        "fp32",
+        *quick,
+    )
     command = [sys.executable, "-m", "edgebert", "fit", *arguments, "-q", "-o", str(folder / "fit")]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder / "fit"
