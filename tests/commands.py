@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,23 @@ def program(*arguments: object, **variables: str) -> Done:
         command(*arguments), env=environment(**variables), capture_output=True, check=False, timeout=300
     )
     return Done(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+
+
+def without(packages: Sequence[str], place: Path) -> str:
+    """A PYTHONPATH on which these packages cannot be imported, in a program and in its children."""
+    (place / "sitecustomize.py").write_text(_ABSENT.format(packages=tuple(packages)))
+    return f"{place}{os.pathsep}{ROOT}"
+
+
+_ABSENT = """
+import sys
+from importlib.abc import MetaPathFinder
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {packages}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+"""
 
 
 def tree(folder: Path) -> dict[str, str]:

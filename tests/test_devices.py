@@ -12,21 +12,11 @@ from typing import Any
 
 import pytest
 import tiny
-from commands import ROOT, Done, edgebert, environment, one_cpu, tree
+from commands import Done, edgebert, environment, one_cpu, tree, without
 
 QUICK = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16, "--threads", 1, "--remeasure", 0)
 # What the base install and its runtime have not.
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "accelerate", "jinja2", "matplotlib")
-# Runs the command line while these packages cannot be imported, here and in its children.
-WITHOUT = """
-import sys
-from importlib.abc import MetaPathFinder
-class Absent(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {heavy}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Absent())
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,15 +40,15 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def device(fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `edgebert bench DIR --json` writes on a machine without torch, from a folder that it may not change."""
     place = tmp_path_factory.mktemp("edge")
-    (place / "sitecustomize.py").write_text(WITHOUT.format(heavy=HEAVY))
     copy = Path(shutil.copytree(fitted, place / "fit"))
     for path in [copy, *copy.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = tree(copy)
+    bare = environment(PYTHONPATH=without(HEAVY, place))
     with open(place / "device.json", "w") as out:
         done = subprocess.run(
             [sys.executable, "-m", "edgebert", "bench", copy, "--json", "--threads", "1"],
-            env=environment(PYTHONPATH=f"{place}:{ROOT}"), stdout=out, stderr=subprocess.PIPE, text=True, check=False,
+            env=bare, stdout=out, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "timing the texts that the fit in" in done.stderr

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import program, without
 from tiny import checkpoint, texts
 
 from edgebert import build
@@ -68,3 +69,13 @@ def test_targets_of_other_versions_are_named_as_missing() -> None:
 def test_a_pair_that_does_not_exist_lists_those_that_do() -> None:
     with pytest.raises(UsageError, match="cpu: fp32, int8, int8-dynamic; torch: fp32"):
         check_pair("torch", "int8")
+
+
+def test_a_runtime_that_is_not_installed_is_an_error_with_the_command_that_brings_it(
+    artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    absent = without(["onnxruntime"], tmp_path)
+    for arguments in (("bench", artifacts["cpu"]), ("verify", artifacts["cpu"])):
+        done = program(*arguments, PYTHONPATH=absent)
+        assert done.code == 6
+        assert "missing package: onnxruntime: pip install 'edgebert[cpu]'" in done.error
