@@ -28,29 +28,30 @@ _ISA = (
 )
 
 
-_CGROUP = Path("/sys/fs/cgroup")
+CGROUP = Path("/sys/fs/cgroup")
 
 
-def allowed_threads(cgroup: Path = _CGROUP) -> int:
+def allowed_threads(cgroup: Path = CGROUP) -> int:
     """How many threads can run at once: the affinity mask, cut by the cgroup's CPU quota (at least 1)."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_quota(cgroup)
     return count if quota is None else max(1, min(count, int(quota)))
 
 
-def cgroup_quota(cgroup: Path = _CGROUP) -> float | None:
+def cgroup_quota(cgroup: Path = CGROUP) -> float | None:
     """CPUs granted by cgroup v2 (cpu.max) or v1 (cfs quota), or None where there is no limit."""
-    v2 = _words(cgroup / "cpu.max")
+    v2 = words_of(cgroup / "cpu.max")
     if len(v2) == 2 and v2[0] != "max":
         return int(v2[0]) / int(v2[1])
-    quota = _words(cgroup / "cpu/cpu.cfs_quota_us")
-    period = _words(cgroup / "cpu/cpu.cfs_period_us")
+    quota = words_of(cgroup / "cpu/cpu.cfs_quota_us")
+    period = words_of(cgroup / "cpu/cpu.cfs_period_us")
     if quota and period and int(quota[0]) > 0:
         return int(quota[0]) / int(period[0])
     return None
 
 
-def _words(path: Path) -> list[str]:
+def words_of(path: Path) -> list[str]:
+    """The words of a small file of the kernel; none where it is missing."""
     try:
         return path.read_text().split()
     except OSError:

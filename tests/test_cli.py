@@ -400,7 +400,8 @@ def test_bench_without_an_artifact_finds_those_of_the_default_folder(
     monkeypatch.chdir(tmp_path)
     one = exported / "tiny-l1-cpu-fp32"
     # An export, a fit with its copy of the best, and what a killed run left.
-    for place in ("one", "fit/artifacts/two", "fit/best", ".work.tmp-1-00/l1", "fit/work/stages/l1"):
+    half_made = Path("fit", "work", "stages", "l1")
+    for place in ("one", "fit/artifacts/two", "fit/best", ".work.tmp-1-00/l1", half_made):
         shutil.copytree(one, tmp_path / "edgebert-out" / place)
     done = edgebert("bench", "--samples", 2, "--threads", 1, "--json")
     found = [row["artifact"] for row in done.json["results"]]

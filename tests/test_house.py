@@ -154,6 +154,6 @@ def test_the_project_speaks_of_itself_alone() -> None:
     """No file names a place outside the checkout that only one machine has."""
     folders = (".ci", "benchmarks", "docs", "examples", "tests", *FOLDERS)
     files = [path for folder in folders for path in (ROOT / folder).rglob("*")] + list(ROOT.iterdir())
-    words = re.compile("|".join([r"(?<!\w)/wo" + "rk/", r"\.\./sha" + "red", "/opt/py" + "pi"]).encode())
+    words = re.compile("|".join(["/wo" + "rk/", r"\.\./sha" + "red", "/opt/py" + "pi"]).encode())
 
     assert [str(path) for path in files if path.is_file() and words.search(path.read_bytes())] == []

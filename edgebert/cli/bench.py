@@ -87,7 +87,7 @@ def run(
     jobs = [(artifact, name) for artifact in opened for name in target or (artifact.manifest.target,)]
     config = BenchConfig(batch_size=batch_size, seq_len=seq_len, threads=threads, samples=samples, seed=seed)
     # The largest is the reference: it is slow enough for the clock, and the same in every run.
-    reference = max(range(len(jobs)), key=lambda i: (jobs[i][0].manifest.architecture.layers, _size(jobs[i][0]), -i))
+    reference = max(range(len(jobs)), key=lambda i: (*_scale(jobs[i][0]), -i))
     found = measure([Contender(a.path, name) for a, name in jobs], _texts(data, columns, artifacts), config, reference)
     entries = []
     for (artifact, name), result in zip(jobs, found.results, strict=True):
@@ -100,8 +100,8 @@ def run(
     }  # fmt: skip
 
 
-def _size(artifact: Artifact) -> int:
-    return artifact.manifest.bytes
+def _scale(artifact: Artifact) -> tuple[int, int]:
+    return artifact.manifest.architecture.layers, artifact.manifest.bytes
 
 
 def _found(paths: tuple[Path, ...]) -> list[Path]:

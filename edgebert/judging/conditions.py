@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-# What may still pass for calm. Where they come from: docs/measuring.md.
+from edgebert.machine import CGROUP, words_of
+
+# What may still pass for calm: judgement, see docs/measuring.md.
 MOST_DRIFT = 0.15
 MOST_STEAL = 0.02
 MOST_BACKGROUND = 0.15
 
-_TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _PROC = Path("/proc")
 _CPUS = Path("/sys/devices/system/cpu")
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,13 @@ class Watch:
         return sum(_ticks_of(pid) for pid in self._pids)
 
 
-def _counters(proc: Path = _PROC, cpus: Path = _CPUS, cgroup: Path = _CGROUP) -> _Counters:
+def _counters(proc: Path = _PROC, cpus: Path = _CPUS, cgroup: Path = CGROUP) -> _Counters:
     # user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted in user already.
-    fields = [int(word) for word in _words(proc / "stat")[1:9]]
+    fields = [int(word) for word in words_of(proc / "stat")[1:9]]
     if len(fields) < 8:
         return _Counters(0, 0, 0, 0)
     user, nice, system, _, _, irq, softirq, steal = fields
-    held_back = _words(cgroup / "cpu.stat")
+    held_back = words_of(cgroup / "cpu.stat")
     by_group = int(held_back[held_back.index("nr_throttled") + 1]) if "nr_throttled" in held_back else 0
     by_heat = sum(int(path.read_text()) for path in cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
     return _Counters(sum(fields), user + nice + system + irq + softirq, steal, by_group + by_heat)
@@ -133,10 +133,3 @@ def _ticks_of(pid: int) -> int:
     except OSError:
         return 0
     return int(fields[11]) + int(fields[12])
-
-
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError:
-        return []

@@ -36,6 +36,7 @@ _SETTLE_SECONDS = 0.02
 # Uncounted calls at the start of every round: threads that slept wake on the wrong core, and the scheduler
 # takes some ticks of 4 ms to spread them; caches belong to the candidate before.
 _WARM_MS = 60.0
+_LEAVE_OUT = "free memory, or leave this artifact out"
 # Calls before the first round: enough to fill caches and to tell how slow a candidate is.
 _WARM_UP_CALLS = 10
 
@@ -257,7 +258,7 @@ class _Worker:
             answer: dict[str, Any] = self._child.ask(method, *arguments)
             return answer
         except ChildDied as death:
-            self.error = EnvironmentMissing(f"measuring failed: {death}", str(self._contender.path), "see above")
+            self.error = EnvironmentMissing(f"measuring failed: {death}", str(self._contender.path), _LEAVE_OUT)
         except EdgebertError as error:
             self.error = error
         return {}
