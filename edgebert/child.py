@@ -25,11 +25,15 @@ log = logging.getLogger("edgebert")
 _GRACE_SECONDS = 10.0
 
 
-class ChildDied(Exception):
-    """The child ended before it answered; the text says how."""
+class ChildFailed(Exception):
+    """The child gave no answer; the text says why."""
 
 
-class ChildBug(ChildDied):
+class ChildDied(ChildFailed):
+    """It ended before it answered."""
+
+
+class ChildBug(ChildFailed):
     """The child met an error that is nobody's but a bug's; its traceback is on stderr, and it still answers."""
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import onnxruntime
 
-from edgebert.agreement import read_checked_graph
 from edgebert.artifact import Artifact
+from edgebert.checked_graph import read_checked_graph
 from edgebert.errors import EnvironmentMissing, InputError
 from edgebert.graph_guard import EXTERNAL, GRAPH
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, closed

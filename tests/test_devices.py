@@ -150,6 +150,7 @@ def test_several_machines_stand_in_one_report(fitted: Path, device: Path, tmp_pa
         (b"[]", "not a JSON object"),
         (b"{}", "not measurements of edgebert bench"),
         (b'{"results": [{}], "environment": {}, "conditions": {}}', "not measurements of edgebert bench"),
+        (b'{"results": [], "environment": {}, "conditions": {"stable": true}}', "not measurements of edgebert bench"),
         (b'{"results": [], "environment": {}, "conditions": {}}', "none of its artifacts is of this sweep"),
     ],
 )

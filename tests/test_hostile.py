@@ -17,8 +17,8 @@ from hostile import CASES, GOLDEN_CASES
 from tiny import FAMILIES, PEAK, TASKS, Exports
 
 from edgebert import build
-from edgebert.agreement import check_agreement
 from edgebert.artifact import MANIFEST, MANIFEST_HASH, Artifact
+from edgebert.checked_graph import check_agreement
 from edgebert.errors import InputError
 from edgebert.graph_guard import inspect
 from edgebert.serving.model import load

@@ -170,7 +170,7 @@ def test_another_depth_later_is_measured_together_with_the_finished(
     assert not (folder / "best").exists()
 
 
-def test_a_reader_that_leaves_does_not_hide_that_nothing_fits(fitted: Path, first: object) -> None:
+def test_a_reader_that_leaves_does_not_hide_that_nothing_fits(fitted: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "wb") as nobody:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from edgebert.artifact import parse_json
 from edgebert.choosing.budget import Budget
 from edgebert.choosing.candidate import Candidate
 from edgebert.errors import InputError
+from edgebert.judging.conditions import Conditions
 from edgebert.judging.latency import Latency
 
 _MOST_BYTES = 64_000_000
@@ -51,7 +52,11 @@ def read_device(path: Path, candidates: Sequence[Candidate], bench: Mapping[str,
         found = {
             (str(row["digest"]), str(row["target"])): Latency.from_dict(row["latency"]) for row in document["results"]
         }
-        device = Device(path.stem, dict(document["environment"]), dict(document["conditions"]), found)
+        conditions = dict(document["conditions"])
+        absent = ({f.name for f in fields(Conditions)} | {"stable", "reasons"}) - conditions.keys()
+        if conditions and absent:
+            raise KeyError(min(absent))
+        device = Device(path.stem, dict(document["environment"]), conditions, found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"not measurements of edgebert bench ({error!r})", where, _AGAIN) from None
     for name in ("batch_size", "seq_len"):

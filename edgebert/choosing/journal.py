@@ -94,6 +94,8 @@ class Journal:
 
     def append(self, *candidates: Candidate) -> None:
         """Add finished candidates in one go, flushed to disk before this returns."""
+        if not candidates:
+            return
         path = self.folder / _JOURNAL
         _cut_torn_line(path)
         with open(path, "ab") as file:

@@ -57,6 +57,12 @@ def report_of(journal: Journal, budget: Budget | None, max_drop: float | None, b
     InputError where the folder holds no finished measurements, or a file is about other artifacts.
     """
     told = _told(journal)
+    return _report(told, journal, budget, max_drop, _devices(told, benches))
+
+
+def _report(
+    told: _Told, journal: Journal, budget: Budget | None, max_drop: float | None, devices: Sequence[Device]
+) -> Report:
     facts, measured = told.facts["report"], told.facts.get("runs", {}).get(_run_shown(told), {})
     conditions = measured.get("conditions", {})
     candidates = tuple(sorted([*told.judged, *told.untrained], key=lambda c: c.key))
@@ -66,7 +72,7 @@ def report_of(journal: Journal, budget: Budget | None, max_drop: float | None, b
         verdict=choose(candidates, told.scores, told.teacher, budget, max_drop),
         depth_lines=_depth_lines(journal.candidates(trained=False)), environment=measured.get("environment", {}),
         warnings=(*_unstable(conditions), *facts["warnings"]), conditions=conditions,
-        devices=tuple(_elsewhere(told, device, budget, max_drop) for device in _devices(told, benches)),
+        devices=tuple(_elsewhere(told, device, budget, max_drop) for device in devices),
     )  # fmt: skip
     return _explained(report, journal, budget)
 
@@ -91,8 +97,9 @@ def pick_elsewhere(journal: Journal, budget: Budget | None, max_drop: float | No
 
     Raises InputError as :func:`report_of` does.
     """
-    told, report = _told(journal), report_of(journal, budget, max_drop, benches)
+    told = _told(journal)
     devices = _devices(told, benches)
+    report = _report(told, journal, budget, max_drop, devices)
     candidates = slowest(told.judged, devices, budget)
     restless = tuple(f"{d.name}: {text}" for d in devices for text in _unstable(d.conditions))
     # The one that is least to be trusted stands for all.

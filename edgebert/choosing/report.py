@@ -16,9 +16,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from edgebert.choosing import budget as budgets
 from edgebert.choosing import plots
-from edgebert.choosing.budget import Budget
+from edgebert.choosing.budget import Budget, Limit
 from edgebert.choosing.candidate import Candidate, Elsewhere, Report, Step
 from edgebert.choosing.details import GAP_WIDTH, Card, changes_view, flip_sentence, step_cards, step_limits
 from edgebert.choosing.pick import points_lost
@@ -104,14 +103,14 @@ def _named(candidate: Candidate) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Limit:
+class Terms:
     """What binds: a latency budget, a loss of at most ``max_drop`` points, or both."""
 
     budget: Budget | None
     max_drop: float | None
 
     @classmethod
-    def of(cls, described: Mapping[str, Any]) -> Limit:
+    def of(cls, described: Mapping[str, Any]) -> Terms:
         """From ``Report.budget``: the ``limits`` of a Budget and ``max_drop``, each missing where not set."""
         return cls(Budget.from_list(described.get("limits", [])), described.get("max_drop"))
 
@@ -149,7 +148,7 @@ class Figure:
 
 def _view(report: Report) -> dict[str, Any]:
     """Everything the templates show."""
-    limit, pick = Limit.of(report.budget), report.verdict.pick
+    limit, pick = Terms.of(report.budget), report.verdict.pick
     figures = _figures(report, limit)
     about = {"model": report.model, "data": report.data, "machine": report.environment}
     about |= {"measurement": _conditions(report.conditions)} if report.conditions else {}
@@ -197,7 +196,7 @@ class DeviceView:
     rows: Sequence[Row]
 
 
-def _device_view(device: Elsewhere, report: Report, limit: Limit) -> DeviceView:
+def _device_view(device: Elsewhere, report: Report, limit: Terms) -> DeviceView:
     facts, pick = device.environment, device.verdict.pick
     there = dataclasses.replace(report, verdict=device.verdict)
     latency = plots.spread(pick.latency, limit.percentile) if pick else None
@@ -231,7 +230,7 @@ def _ordered(report: Report) -> list[Candidate]:
 # The verdict
 
 
-def _results(pick: Candidate, limit: Limit) -> list[str]:
+def _results(pick: Candidate, limit: Terms) -> list[str]:
     """What the pick reached, clause by clause."""
     clauses = []
     if pick.test:
@@ -243,7 +242,7 @@ def _results(pick: Candidate, limit: Limit) -> list[str]:
     return [*clauses, f"{mb(pick.bytes)} MB"]
 
 
-def _costs(pick: Candidate, teacher: Candidate, limit: Limit, paired: Metric | None) -> list[Card]:
+def _costs(pick: Candidate, teacher: Candidate, limit: Terms, paired: Metric | None) -> list[Card]:
     """The pick against the full-depth fp32 teacher; what was not measured on both is left out."""
     costs = []
     if pick.test and teacher.test:
@@ -264,7 +263,7 @@ def _costs(pick: Candidate, teacher: Candidate, limit: Limit, paired: Metric | N
     return costs
 
 
-def _row(candidate: Candidate, report: Report, limit: Limit) -> Row:
+def _row(candidate: Candidate, report: Report, limit: Terms) -> Row:
     pick = report.verdict.pick
     if candidate.failed:
         return Row(candidate, "failed", f"failed: {candidate.failed}")
@@ -281,7 +280,7 @@ def _row(candidate: Candidate, report: Report, limit: Limit) -> Row:
     return Row(candidate, "fits", "; ".join([*teacher, "fits", *tied]))
 
 
-def _misses(candidate: Candidate, teacher: Candidate | None, limit: Limit) -> list[str]:
+def _misses(candidate: Candidate, teacher: Candidate | None, limit: Terms) -> list[str]:
     """By how much a candidate misses the budget, in words: nothing where it fits."""
     misses = (
         [_miss(candidate, each) for each in limit.budget.limits if not each.fits(candidate)] if limit.budget else []
@@ -292,7 +291,7 @@ def _misses(candidate: Candidate, teacher: Candidate | None, limit: Limit) -> li
     return misses
 
 
-def _miss(candidate: Candidate, limit: budgets.Limit) -> str:
+def _miss(candidate: Candidate, limit: Limit) -> str:
     """By how much one limit is missed."""
     if not limit.is_latency:
         over = limit.interval(candidate)[1] - limit.most
@@ -308,7 +307,7 @@ def _miss(candidate: Candidate, limit: budgets.Limit) -> str:
 # The figures
 
 
-def _figures(report: Report, limit: Limit) -> list[Figure]:
+def _figures(report: Report, limit: Terms) -> list[Figure]:
     metric = _metric_name(report)
     label = f"{metric} on test, {'%' if metric == 'accuracy' else 'points'}"
     candidates = [c for c in _ordered(report) if not c.failed]

@@ -20,7 +20,7 @@ from typing import Any
 
 from edgebert import build, stage
 from edgebert.artifact import Artifact
-from edgebert.child import ChildBug, ChildDied
+from edgebert.child import ChildDied, ChildFailed
 from edgebert.choosing.candidate import Candidate, Report
 from edgebert.choosing.journal import Journal
 from edgebert.choosing.outcome import budget_facts, report_of
@@ -43,7 +43,7 @@ _BENCH_TEXTS = 400
 
 
 # What costs a candidate and not the fit.
-_SPOILS = (CheckFailed, InputError, OutOfMemory, ChildDied)
+_SPOILS = (CheckFailed, InputError, OutOfMemory, ChildFailed)
 
 
 def fit(request: FitRequest) -> Report:
@@ -153,12 +153,9 @@ class _Sweep:
         return report
 
     def _must(self, what: str, method: str, *arguments: object) -> Any:
-        """An answer of the workshop that the fit cannot do without."""
+        """An answer of the workshop that the fit cannot do without. A bug there is one here."""
         try:
             return self.workshop.ask(method, *arguments)
-        except ChildBug:
-            # Nothing to act on: a bug, and its traceback is on the terminal.
-            raise
         except ChildDied as death:
             remedy = "see above; the same command goes on where this one stopped"
             raise EnvironmentMissing(f"{what} failed: {death}", str(self.folder), remedy) from None
@@ -169,15 +166,15 @@ class _Sweep:
         wanted = {(layers, *way) for layers in {*self.layers, self.depth} for way in self.ways} | {self.teacher_key}
         rows = {c.key: c for c in self.journal.candidates(trained=False)}
         missing = sorted(key for key in wanted if key not in rows or rows[key].failed)
-        new = [self._untrained(*key) for key in missing]
-        if any(path is not None for _, path in new):
+        made = [self._untrained(*key) for key in missing]
+        if any(path is not None for _, path in made):
             log.info("measuring %d untrained candidates: latency does not depend on the weights", len(wanted))
             # All again, even if some are known: numbers of different runs are not comparable.
-            known = [self._untrained(*key) for key in sorted(wanted - set(missing))]
-            new = [(candidate, None) for candidate in self._timed([*known, *new])]
-        if new:
-            self.journal.append(*(candidate for candidate, _ in new))
-        rows |= {candidate.key: candidate for candidate, _ in new}
+            found = self._timed([*(self._untrained(*key) for key in sorted(wanted - set(missing))), *made])
+        else:
+            found = [candidate for candidate, _ in made]
+        self.journal.append(*found)
+        rows |= {candidate.key: candidate for candidate in found}
         return [rows[key] for key in sorted(wanted)]
 
     def _untrained(self, layers: int, target: str, precision: str) -> tuple[Candidate, Path | None]:
@@ -316,12 +313,17 @@ class _Sweep:
         """
         judged = {key: c for key, c in self._judged.items() if c.layers in set(depths) and not c.failed}
         chosen = list({**self._finished, **judged}.values())
-        done = {c.key: c for c in self.journal.candidates(trained=True) if c.latency and not c.failed}
-        runs = {done[c.key].latency.run if c.key in done and done[c.key].digest == c.digest else "" for c in chosen}  # type: ignore[union-attr]
-        if len(runs) == 1 and runs != {""}:
+        if self._of_one_run(chosen):
             return
         log.info("measuring %d trained candidates", len(chosen))
         self.journal.append(*self._timed([(c, self.folder / str(c.path)) for c in chosen]))
+
+    def _of_one_run(self, chosen: Sequence[Candidate]) -> bool:
+        """Whether the journal has all of these from one measurement."""
+        done = self.journal.candidates(trained=True)
+        runs = {(c.key, c.digest): c.latency.run for c in done if c.latency and not c.failed}
+        names = {runs.get((c.key, c.digest), "") for c in chosen}
+        return len(names) == 1 and names != {""}
 
     # -- the outcome ---------------------------------------------------------------------------------
 

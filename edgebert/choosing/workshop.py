@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebert import build
 from edgebert.artifact import Artifact
-from edgebert.child import Child, ChildBug, ChildDied, serve
+from edgebert.child import Child, ChildDied, serve
 from edgebert.choosing.candidate import Candidate
 from edgebert.choosing.journal import Journal
 from edgebert.choosing.request import FitRequest
@@ -48,8 +48,6 @@ class Isolated:
             self._child = Child("edgebert.choosing.workshop", self._request, (self._lock,))
         try:
             return self._child.ask(method, *arguments)
-        except ChildBug:
-            raise
         except ChildDied:
             self.close()
             raise

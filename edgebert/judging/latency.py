@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from edgebert.child import Child, ChildDied
+from edgebert.child import Child, ChildFailed
 from edgebert.errors import EdgebertError, EnvironmentMissing, InputError
 from edgebert.judging.conditions import Conditions, Watch
 from edgebert.judging.rounds import Ratio, deal, paired_ratio, round_interval
@@ -257,8 +257,8 @@ class _Worker:
         try:
             answer: dict[str, Any] = self._child.ask(method, *arguments)
             return answer
-        except ChildDied as death:
-            self.error = EnvironmentMissing(f"measuring failed: {death}", str(self._contender.path), _LEAVE_OUT)
+        except ChildFailed as failure:
+            self.error = EnvironmentMissing(f"measuring failed: {failure}", str(self._contender.path), _LEAVE_OUT)
         except EdgebertError as error:
             self.error = error
         return {}
