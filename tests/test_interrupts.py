@@ -72,12 +72,15 @@ def is_whole(folder: Path) -> bool:
 QUICK = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16, "--threads", 1, "--remeasure", 0)
 
 
+def fit_of(model: Path, data: Path, folder: Path) -> tuple[object, ...]:
+    """A fit of two depths at one precision, quickly trained."""
+    asked = ("--layers", "1,2", "--precision", "fp32", "--budget", "p50=1s")
+    return ("fit", "--model", model, "--data", data, *asked, *QUICK, "-o", folder)
+
+
 def test_an_interrupted_fit_goes_on_where_it_stopped(model: Path, data: Path, tmp_path: Path, forks: Forks) -> None:
     folder = tmp_path / "fit"
-    fitting = (
-        "fit", "--model", model, "--data", data, "--layers", "1,2", "--precision", "fp32", *QUICK,
-        "--budget", "p50=1s", "-o", folder,
-    )  # fmt: skip
+    fitting = fit_of(model, data, folder)
 
     forks.begin(*fitting)
     forks.until("training 1 layers")
@@ -113,10 +116,7 @@ def test_a_candidate_whose_process_is_killed_is_a_row_and_the_rest_go_on(
     model: Path, data: Path, tmp_path: Path, forks: Forks
 ) -> None:
     folder = tmp_path / "fit"
-    fitting = (
-        "fit", "--model", model, "--data", data, "--layers", "1,2", "--precision", "fp32", *QUICK,
-        "--budget", "p50=1s", "-o", folder,
-    )  # fmt: skip
+    fitting = fit_of(model, data, folder)
     forks.begin(*fitting)
     forks.until("training 1 layers")
     # As the kernel does where memory runs out.
