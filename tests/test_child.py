@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -119,13 +119,13 @@ def test_log_lines_come_through_the_parents_log(caplog: pytest.LogCaptureFixture
     assert caplog.records == []
 
 
-def test_closing_lets_it_clean_up(tmp_path: Path) -> None:
-    child = Child("served_by_test", 0)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(child.ask, "wait", tmp_path / "cleaned")
-        time.sleep(1.0)
-        child.close()
-        assert isinstance(waiting.exception(20), ChildDied)
+def test_told_to_end_it_cleans_up(child: Child, tmp_path: Path) -> None:
+    child.ask("echo")
+    # What close() sends first, here while the child is at work.
+    ending = threading.Timer(1.0, os.kill, (child.pid, signal.SIGTERM))
+    ending.start()
+    with pytest.raises(ChildDied, match="ended with exit code 0"):
+        child.ask("wait", tmp_path / "cleaned")
     assert (tmp_path / "cleaned").exists()
 
 
