@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,8 @@ from edgebert.choosing.budget import Budget, Limit
 from edgebert.choosing.candidate import Candidate
 from edgebert.choosing.journal import Journal
 from edgebert.choosing.pick import choose
-from edgebert.judging.latency import BenchConfig, Contender, Latency, measure
+from edgebert.judging.bench import measure
+from edgebert.judging.latency import BenchConfig, Contender, Latency
 
 # The tests' tiny model.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
@@ -69,11 +71,12 @@ def _measure(fit: Path) -> None:
     trained = [c for c in journal.candidates(trained=True) if c.path and not c.failed]
     contenders = [Contender(fit / str(c.path), c.target) for c in trained]
     texts, config = journal.bench_texts(), BenchConfig(threads=1)
-    runs = []
+    runs, reasons = [], []
     for number in range(RUNS):
         found = measure(contenders, texts, replace(config, seed=number))
         timed = zip(trained, found.results, strict=True)
         runs.append([replace(c, latency=latency) for c, latency in timed if isinstance(latency, Latency)])
+        reasons += [f"run {number + 1}: {reason}" for reason in (found.conditions.reasons if found.conditions else ())]
         print(f"run {number + 1} of {RUNS}", file=sys.stderr)
     print(heading(f"Picks measured again, {len(trained)} candidates, 1 thread"))
     print("| percentile | budgets | picks | kept | none fitted |\n|---|---|---|---|---|")
@@ -81,6 +84,22 @@ def _measure(fit: Path) -> None:
         for kind, draw in (("random", _random_limit), ("just fitting", _just_fitting)):
             picks, kept, none = _again(runs, quantity, draw)
             print(f"| {quantity} | {kind} | {picks} | {kept} ({kept / max(1, picks):.0%}) | {none} |")
+    print("\nCalled unstable: " + ("; ".join(reasons) or "none") + ".\n")
+    _print_values(runs)
+
+
+def _print_values(runs: Sequence[Sequence[Candidate]]) -> None:
+    """What the runs measured: how far a percentile moves from run to run, and how far its interval reaches up."""
+    print(
+        "| candidate | p50 over the runs | interval up to | p95 over the runs | interval up to |\n|---|---|---|---|---|"
+    )
+    for rows in zip(*runs, strict=True):
+        cells = []
+        for quantity in ("p50", "p95"):
+            values = [_value(candidate, quantity) for candidate in rows]
+            reach = statistics.median(Limit(quantity, 1.0).interval(c)[1] / _value(c, quantity) for c in rows)
+            cells += [f"{min(values):.3f} to {max(values):.3f} ms", f"{reach:.2f} times"]
+        print(f"| {rows[0].name} | {' | '.join(cells)} |")
 
 
 def _again(runs: Sequence[Sequence[Candidate]], quantity: str, draw: object) -> tuple[int, int, int]:

@@ -31,12 +31,26 @@ def test_a_calm_machine_has_no_reasons() -> None:
         ({"steal": 0.1}, "the host took 10% of the CPU time"),
         ({"background": 0.5}, "other programs used 50% of the CPU time"),
         ({"throttled": 3}, "the CPU was throttled 3 times"),
+        (
+            {"apart": 0.4},
+            "in 40% of the rounds the CPUs were too far apart for small work",
+        ),
+        (
+            {"apart": 1.0},
+            "in all of the rounds the CPUs were too far apart for small work",
+        ),
     ],
 )
 def test_each_trouble_is_named(change: dict[str, float], words: str) -> None:
     restless = replace(CALM, **change)  # type: ignore[arg-type]
     assert not restless.stable
-    assert restless.reasons == (words,)
+    assert len(restless.reasons) == 1
+    assert restless.reasons[0].startswith(words)
+
+
+def test_where_the_host_places_the_cpus_is_told_and_no_cause_to_measure_again() -> None:
+    assert replace(CALM, apart=0.5, drift=0.4).disturbances == replace(CALM, drift=0.4).reasons
+    assert replace(CALM, apart=0.05).stable
 
 
 def test_drift_is_the_spread_of_the_rounds_and_not_one_bad_round() -> None:
@@ -50,11 +64,21 @@ def test_drift_is_the_spread_of_the_rounds_and_not_one_bad_round() -> None:
 def test_another_program_is_counted_and_a_worker_of_ours_is_not() -> None:
     with subprocess.Popen([sys.executable, "-c", BUSY]) as busy:
         try:
-            foreign, ours = Watch([]), Watch([busy.pid])
-            time.sleep(1.0)
-            seen, own = foreign.conditions("x", [1.0]), ours.conditions("x", [1.0])
+            foreign, ours = Watch(), Watch()
+            for _ in range(2):
+                with foreign.over(), ours.over([busy.pid]):
+                    time.sleep(0.5)
+            seen, own = (watch.conditions("x", [1.0], [0.7]) for watch in (foreign, ours))
         finally:
             busy.kill()
     # One program of ours keeps a CPU busy; what else runs here is in both.
     assert seen.background - own.background > 0.1
     assert seen.seconds >= 1.0
+
+
+def test_drift_is_that_of_the_rounds_in_which_the_cpus_were_together() -> None:
+    near, far = [2.0, 2.01] * 5, [3.0, 3.01] * 5
+    found = Watch().conditions("x", near + far, [0.7] * 10 + [1.3] * 10)
+    assert found.drift < 0.01
+    assert found.apart == 0.5
+    assert found.sharing == pytest.approx(1.0)

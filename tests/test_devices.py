@@ -77,7 +77,7 @@ def test_the_base_install_measures_every_artifact_of_a_fit(fitted: Path, device:
     assert [(row["layers"], row["precision"]) for row in found["results"]] == [
         (1, "fp32"), (1, "int8"), (2, "fp32"), (2, "int8"),
     ]  # fmt: skip
-    assert all(row["samples"] == 400 for row in found["results"])
+    assert all(row["samples"] >= 400 for row in found["results"])
     assert {"reference", "conditions", "environment"} <= found.keys()
     assert found["reference"] == "l2-cpu-fp32 on cpu"
 

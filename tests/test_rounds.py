@@ -7,22 +7,56 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgebert.judging.rounds import deal, depth_line, paired_ratio, round_interval
+from edgebert.judging.rounds import MOST_SHARING, deal, depth_line, paired_ratio, repeat_interval, together
 
 
 @given(st.lists(st.floats(0.1, 50), min_size=20, max_size=60))
 @settings(max_examples=10)
 def test_an_interval_brackets_its_percentile(values: list[float]) -> None:
-    low, high = round_interval([values[:10], values[10:]], 50)
-    assert min(values) <= low <= high <= max(values)
+    low, high = repeat_interval([[values[:10]], [values[10:]]], 50)
+    assert 0 <= low <= np.percentile(values, 50) <= high
 
 
-def test_the_luck_of_a_round_widens_the_interval() -> None:
+def test_the_luck_of_a_round_and_of_a_process_widens_the_interval() -> None:
     generator = np.random.default_rng(0)
-    calm = [list(10 + generator.normal(0, 0.1, 40)) for _ in range(10)]
-    moody = [list(10 + shift + generator.normal(0, 0.1, 40)) for shift in np.linspace(-3, 3, 10)]
-    (a, b), (c, d) = round_interval(calm, 50), round_interval(moody, 50)
-    assert d - c > 10 * (b - a)
+    luck = np.repeat(np.linspace(-3, 3, 5), 4)
+    calm, by_sitting = [list(10 + generator.normal(0, 0.1, 20)) for _ in luck], [10 + shift for shift in luck]
+    moody = [[middle + float(noise) for noise in generator.normal(0, 0.1, 20)] for middle in by_sitting]
+    width = {
+        name: high - low
+        for name, rounds in (("calm", calm), ("moody", moody))
+        for low, high in [repeat_interval([rounds[i : i + 4] for i in range(0, len(rounds), 4)], 50)]
+    }
+    assert width["moody"] > 10 * width["calm"]
+
+
+def test_a_repeat_falls_into_the_interval_in_95_of_100_cases() -> None:
+    generator = np.random.default_rng(1)
+
+    def measured() -> list[list[list[float]]]:
+        return [
+            [
+                list(generator.lognormal(1.0 + sitting + moment, 0.3, 20))
+                for moment in generator.normal(0, 0.02, 4)
+            ]
+            for sitting in generator.normal(0, 0.03, 5)
+        ]  # fmt: skip
+
+    for percentile in (50, 95):
+        inside = 0
+        for seed in range(60):
+            low, high = repeat_interval(measured(), percentile, seed)
+            again = np.concatenate([values for sitting in measured() for values in sitting])
+            inside += low <= float(np.percentile(again, percentile)) <= high
+        # Five sittings tell their own spread only roughly.
+        assert inside >= 52
+
+
+@given(st.lists(st.floats(0, 2), min_size=1, max_size=30))
+def test_candidates_are_compared_by_rounds_in_which_sharing_gained(sharing: list[float]) -> None:
+    kept = together(sharing)
+    gained = [place for place, cost in enumerate(sharing) if cost <= MOST_SHARING]
+    assert kept == (gained if len(gained) >= 5 else list(range(len(sharing))))
 
 
 def test_a_drift_of_the_machine_cancels_out_of_a_ratio() -> None:

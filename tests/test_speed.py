@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT, edgebert
 
-from edgebert.judging.speed import gemm_seconds, gops
+from edgebert.judging.speed import Sharing, gemm_seconds, gops
 
 
 def test_the_packaged_graphs_are_the_scripts(tmp_path: Path) -> None:
@@ -24,12 +24,16 @@ def test_a_product_takes_some_time_and_no_eternity(dtype: str) -> None:
     assert 0.5 < gops(gemm_seconds(dtype, 1)) < 50_000
 
 
+def test_sharing_work_costs_less_than_all_and_more_than_nothing() -> None:
+    assert 0.2 < Sharing(2).cost() < 50
+
+
 def test_doctor_says_what_runs_how_fast_and_how_calm_it_was() -> None:
     document = edgebert("doctor", "--json").json
     assert document["targets"]["cpu"] == "ready"
     assert document["speed"][0]["threads"] == 1
     assert all(row["fp32_gflops"] > 0 < row["int8_gops"] for row in document["speed"])
-    assert {"steal", "background", "throttled", "stable"} <= document["conditions"].keys()
+    assert {"steal", "background", "throttled", "sharing", "stable"} <= document["conditions"].keys()
     shown = edgebert("doctor").err.splitlines()
     # A tired person reads one screen.
     assert len(shown) <= 12

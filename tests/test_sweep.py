@@ -111,7 +111,7 @@ def test_the_best_of_a_fit_answers(fitted: Path, first: tuple[tuple[object, ...]
 def test_the_journal_has_a_line_for_each_finished_candidate(fitted: Path) -> None:
     four = [(1, "fp32"), (1, "int8"), (4, "fp32"), (4, "int8")]
     assert keys(rows(fitted), trained=False) == keys(rows(fitted), trained=True) == four
-    assert all(row["latency"]["samples"] == 400 for row in rows(fitted))
+    assert all(row["latency"]["samples"] >= 400 for row in rows(fitted))
 
 
 def test_the_report_stands_in_three_forms_and_names_the_pick(

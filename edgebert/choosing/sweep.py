@@ -28,9 +28,10 @@ from edgebert.choosing.pick import Key, depths_to_train, points_lost
 from edgebert.choosing.request import FitRequest
 from edgebert.choosing.workshop import Isolated
 from edgebert.errors import CheckFailed, EnvironmentMissing, InputError, OutOfMemory, UsageError
+from edgebert.judging.bench import measure
 from edgebert.judging.conditions import conditions_facts
 from edgebert.judging.evaluate import text_of
-from edgebert.judging.latency import Contender, Latency, Measurement, measure
+from edgebert.judging.latency import Contender, Latency, Measurement
 from edgebert.machine import environment, versions
 from edgebert.registry import TARGETS, check_pair, target_named
 from edgebert.serving.tokens import Text
@@ -207,9 +208,9 @@ class _Sweep:
         """Measure, again while the machine is restless, and keep the run in which it was calmest."""
         found = measure(contenders, self.bench_texts, self.request.bench, reference)
         for _ in range(self.request.remeasure):
-            if found.conditions is None or found.conditions.stable:
+            if found.conditions is None or not found.conditions.disturbances:
                 break
-            log.warning("unstable: %s; measuring again", "; ".join(found.conditions.reasons))
+            log.warning("unstable: %s; measuring again", "; ".join(found.conditions.disturbances))
             again = measure(contenders, self.bench_texts, self.request.bench, reference)
             found = min(found, again, key=lambda measured: measured.rank)
         if found.conditions is not None and not found.conditions.stable:

@@ -134,10 +134,16 @@ def calm(conditions: Document) -> str:
     numbers = (
         f"drift of {conditions['reference']} {conditions['drift']:.1%}, stolen {conditions['steal']:.1%}, "
         f"other programs {conditions['background']:.1%} of the CPU, throttled {conditions['throttled']} times"
+        f"{_sharing(conditions)}"
     )
     if conditions["stable"]:
         return f"machine calm: {numbers}"
     return f"UNSTABLE, do not trust these numbers: {'; '.join(conditions['reasons'])} ({numbers})"
+
+
+def _sharing(conditions: Document) -> str:
+    cost = conditions["sharing"]
+    return f", sharing small work costs {cost:.2f} times one thread" if cost else ""
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

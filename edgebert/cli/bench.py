@@ -12,9 +12,10 @@ from edgebert.artifact import MANIFEST, Artifact
 from edgebert.choosing.journal import Journal
 from edgebert.cli import Document, calm, command, flags, table
 from edgebert.errors import EdgebertError, InputError
+from edgebert.judging.bench import measure
 from edgebert.judging.conditions import conditions_facts
 from edgebert.judging.evaluate import text_of
-from edgebert.judging.latency import BenchConfig, Contender, Latency, measure
+from edgebert.judging.latency import BenchConfig, Contender, Latency
 from edgebert.judging.parity import sample
 from edgebert.machine import environment
 from edgebert.registry import target_named
@@ -64,7 +65,12 @@ def _ratio(ratio: Document | None) -> str:
 @flags.targets(None)
 @flags.bench
 @flags.data()
-@click.option("--samples", type=flags.count(), default=400, help="Calls to time for each; p95 needs 200.")
+@click.option(
+    "--samples",
+    type=flags.count(),
+    default=400,
+    help="Calls for each, more where quick; p95 needs 200.",
+)
 @flags.seed
 def run(
     artifacts: tuple[Path, ...],

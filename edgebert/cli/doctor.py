@@ -10,7 +10,7 @@ import click
 from edgebert.cli import Document, calm, command
 from edgebert.errors import CheckFailed, EdgebertError
 from edgebert.judging.conditions import Watch, conditions_facts
-from edgebert.judging.speed import gemm_seconds, gops
+from edgebert.judging.speed import Sharing, gemm_seconds, gops
 from edgebert.machine import allowed_threads, environment, has_bf16, has_int8_dot
 from edgebert.registry import TARGETS
 
@@ -51,12 +51,16 @@ def _missing(document: Document) -> list[tuple[str, str]]:
 @click.argument("artifact", required=False, type=click.Path(path_type=Path))
 def run(artifact: Path | None) -> Document:
     """Say what this machine can run, how fast, and what is missing; with ARTIFACT, prove it here."""
-    watch = Watch([])
-    speed, seconds = _speed()
+    watch = Watch()
+    with watch.over():
+        speed, seconds = _speed()
+        sharing = _sharing() if speed else 0.0
     document: Document = {
         "machine": environment(),
         "speed": speed,
-        "conditions": conditions_facts(watch.conditions("one fp32 product", seconds)) if seconds else {},
+        "conditions": conditions_facts(
+            watch.conditions("one fp32 product", seconds, [sharing] * len(seconds)) if seconds else None
+        ),
         "int8": "8-bit weights (VNNI or dot product)"
         if has_int8_dot()
         else "7-bit weights, since u8 by s8 saturates on this CPU",
@@ -86,6 +90,12 @@ def _speed() -> tuple[list[Document], list[float]]:
         int8 = gemm_seconds("int8", threads)
         rows.append({"threads": threads, "fp32_gflops": round(gops(fp32), 1), "int8_gops": round(gops(int8), 1)})
     return rows, first
+
+
+def _sharing() -> float:
+    """The cost of sharing small work among all threads; 0 on one, which shares nothing."""
+    threads = allowed_threads()
+    return Sharing(threads).cost() if threads > 1 else 0.0
 
 
 def _target_state(name: str) -> str:
