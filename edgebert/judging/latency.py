@@ -45,7 +45,7 @@ class BenchConfig:
     threads: int | None = None
     samples: int = 400
     rounds: int = 20
-    sittings: int = 5
+    sittings: int = 10
     seconds: float = 30.0
     seed: int = 0
 
