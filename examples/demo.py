@@ -39,7 +39,7 @@ def main() -> None:
         "--layers",
         "1,3,6",
     ]
-    result = _edgebert([*fit, "--epochs", "3", "--lr", "2e-4", "-o", str(folder / "fit")])
+    result = _edgebert([*fit, "--epochs", "8", "-o", str(folder / "fit")])
     _finish(result, start)
 
 
