@@ -70,7 +70,8 @@ def _report(
         command=facts["command"], created=facts["created"], task=facts["task"], model=facts["model"],
         data=facts["data"], budget=budget_facts(budget, max_drop), teacher=told.teacher, candidates=candidates,
         verdict=choose(candidates, told.scores, told.teacher, budget, max_drop),
-        depth_lines=_depth_lines(journal.candidates(trained=False)), environment=measured.get("environment", {}),
+        depth_lines=_depth_lines(told.judged, journal.candidates(trained=False)),
+        environment=measured.get("environment", {}),
         warnings=(*_unstable(conditions), *facts["warnings"]), conditions=conditions,
         devices=tuple(_elsewhere(told, device, budget, max_drop) for device in devices),
     )  # fmt: skip
@@ -158,13 +159,17 @@ def _against_teacher(journal: Journal, pick: Candidate | None, teacher: Candidat
     return difference(ours, theirs) if ours and theirs else None
 
 
-def _depth_lines(measured: Sequence[Candidate]) -> tuple[dict[str, Any], ...]:
+def _depth_lines(judged: Sequence[Candidate], untrained: Sequence[Candidate]) -> tuple[dict[str, Any], ...]:
+    """For each way the line through its depths: those of the run that decides, where it has enough of them.
+
+    The untrained were measured in another run, when the machine may have been faster or slower.
+    """
     lines = []
-    for target, precision in sorted({(c.target, c.precision) for c in measured}):
-        points = [
-            (c.layers, c.latency.p50) for c in measured if (c.target, c.precision) == (target, precision) and c.latency
-        ]
-        line = depth_line([p[0] for p in points], [p[1] for p in points])
-        if line is not None:
-            lines.append({"target": target, "precision": precision, **dataclasses.asdict(line)})
+    for target, precision in sorted({(c.target, c.precision) for c in untrained}):
+        for measured in (judged, untrained):
+            timed = [c for c in measured if (c.target, c.precision) == (target, precision) and c.latency]
+            line = depth_line([c.layers for c in timed], [c.latency.p50 for c in timed if c.latency])
+            if line is not None:
+                lines.append({"target": target, "precision": precision, **dataclasses.asdict(line)})
+                break
     return tuple(lines)

@@ -62,7 +62,7 @@ class Conditions:
         if self.apart <= MOST_APART:
             return ()
         share = "all" if self.apart == 1 else f"{self.apart:.0%}"
-        what = "the CPUs were too far apart for small work to gain from several threads (--threads 1 does not mind)"
+        what = "the CPUs were too far apart for small work to gain from several threads; one thread would not notice"
         return (f"in {share} of the rounds {what}",)
 
     @property
