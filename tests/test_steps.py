@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgebert.choosing.candidate import Candidate
+from edgebert.choosing.outcome import depth_lines
 from edgebert.choosing.steps import Clock, next_steps
 from edgebert.judging.latency import Latency
 from edgebert.judging.metrics import Metric, Scores, difference
@@ -91,3 +92,14 @@ def test_without_numbers_there_are_no_steps() -> None:
 
 def test_percentiles_are_not_mixed() -> None:
     assert [step.ms for step in next_steps(CROWD, PICK, {}, Clock("p95", None))] == [-2.0, 4.0]
+
+
+def test_the_line_over_depth_is_of_the_run_that_decides_where_that_has_three_depths() -> None:
+    # The untrained were measured when the machine was twice as fast.
+    untrained = [candidate(layers, 0.5 + 1.0 * layers, None) for layers in (1, 2, 3, 4)]
+    judged = [candidate(layers, 1.0 + 2.0 * layers, 0.8) for layers in (1, 2, 4)]
+    (line,) = depth_lines(judged, untrained)
+    assert (line["a"], line["b"]) == pytest.approx((1.0, 2.0))
+    (line,) = depth_lines(judged[:2], untrained)
+    assert (line["a"], line["b"]) == pytest.approx((0.5, 1.0))
+    assert depth_lines([], untrained[:2]) == ()

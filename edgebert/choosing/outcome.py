@@ -70,7 +70,7 @@ def _report(
         command=facts["command"], created=facts["created"], task=facts["task"], model=facts["model"],
         data=facts["data"], budget=budget_facts(budget, max_drop), teacher=told.teacher, candidates=candidates,
         verdict=choose(candidates, told.scores, told.teacher, budget, max_drop),
-        depth_lines=_depth_lines(told.judged, journal.candidates(trained=False)),
+        depth_lines=depth_lines(told.judged, journal.candidates(trained=False)),
         environment=measured.get("environment", {}),
         warnings=(*_unstable(conditions), *facts["warnings"]), conditions=conditions,
         devices=tuple(_elsewhere(told, device, budget, max_drop) for device in devices),
@@ -159,8 +159,8 @@ def _against_teacher(journal: Journal, pick: Candidate | None, teacher: Candidat
     return difference(ours, theirs) if ours and theirs else None
 
 
-def _depth_lines(judged: Sequence[Candidate], untrained: Sequence[Candidate]) -> tuple[dict[str, Any], ...]:
-    """For each way the line through its depths: those of the run that decides, where it has enough of them.
+def depth_lines(judged: Sequence[Candidate], untrained: Sequence[Candidate]) -> tuple[dict[str, Any], ...]:
+    """For each way the line of p50 (ms) over depth: through the depths of the run that decides, where it has enough of them.
 
     The untrained were measured in another run, when the machine may have been faster or slower.
     """
