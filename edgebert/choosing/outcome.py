@@ -160,7 +160,7 @@ def _against_teacher(journal: Journal, pick: Candidate | None, teacher: Candidat
 
 
 def depth_lines(judged: Sequence[Candidate], untrained: Sequence[Candidate]) -> tuple[dict[str, Any], ...]:
-    """For each way the line of p50 (ms) over depth: through the depths of the run that decides, where it has enough of them.
+    """For each way the line of p50 (ms) over depth, through the depths of the run that decides where it has enough.
 
     The untrained were measured in another run, when the machine may have been faster or slower.
     """
