@@ -77,36 +77,36 @@ class _Portable(torch.nn.Module):
     would trace some seventy nodes of shape arithmetic for it.
     """
 
-    def __init__(self, model: torch.nn.Module, output: str) -> None:
+    def __init__(self, model: torch.nn.Module, outputs: tuple[str, ...]) -> None:
         super().__init__()
         self.model = model
-        self.output = output
+        self.outputs = outputs
 
     def forward(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         token_type_ids: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, ...]:
         visible = attention_mask[:, None, None, :].to(torch.float32)
         additive = (1.0 - visible) * torch.finfo(torch.float32).min
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        result: torch.Tensor = self.model(input_ids=input_ids, attention_mask=additive, **types)[self.output]
-        return result
+        found = self.model(input_ids=input_ids, attention_mask=additive, **types)
+        return tuple(found[name] for name in self.outputs)
 
 
 def trace(source: Artifact, opset: int = OPSET) -> Template:
     """Trace a checkpoint's model with dynamic batch and sequence; the slow part, needed once per shape."""
     manifest = source.manifest
-    output = TASKS[manifest.task].output
-    module = _Portable(load_module(source), output).eval()
+    outputs = tuple(output.name for output in TASKS[manifest.task].outputs)
+    module = _Portable(load_module(source), outputs).eval()
     with _silence():
         program = torch.onnx.export(
             module,
             (),
             kwargs=_example(source),
             input_names=[spec.name for spec in manifest.inputs],
-            output_names=[output],
+            output_names=list(outputs),
             dynamic_shapes={spec.name: {0: "batch", 1: "sequence"} for spec in manifest.inputs},
             opset_version=opset,
             dynamo=True,

@@ -35,9 +35,7 @@ pytestmark = pytest.mark.xdist_group("exports")
 CLASSIFIER = ("bert", "text-classification")
 LAYERS = 3
 
-each_pair = pytest.mark.parametrize(
-    ("family", "task"), [(family, task) for family in tiny.FAMILIES for task in tiny.TASKS]
-)
+each_pair = pytest.mark.parametrize(("family", "task"), tiny.PAIRS)
 Float = npt.NDArray[np.float32]
 
 # Smaller magnitudes than these have no room below them for a scale, and in a model they mean zero.

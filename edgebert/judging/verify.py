@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgebert.artifact import Artifact
+from edgebert.artifact import Artifact, problem_of
 from edgebert.errors import UsageError
 from edgebert.judging import parity
 from edgebert.judging.evaluate import evaluate
@@ -17,7 +17,6 @@ from edgebert.judging.metrics import Metric
 from edgebert.serving.model import load
 from edgebert.serving.tokens import TextTokenizer
 from edgebert.shaping.checkpoint import open_checkpoint
-from edgebert.tasks import TASKS
 from edgebert.training.data import Data, match_labels, read
 
 
@@ -39,7 +38,7 @@ def verify(
             stages.append(_reference_stage(opened, model.run, open_checkpoint(reference), rows))
         metric = None
         if rows is not None and opened.manifest.labels:
-            matched = match_labels(rows, opened.manifest.labels)
+            matched = match_labels(rows, opened.manifest.labels, problem_of(opened.manifest).data)
             if matched is None:
                 raise UsageError(
                     "labels of the data are not the artifact's",
@@ -55,8 +54,7 @@ def verify(
 def _golden_stage(artifact: Artifact, run: parity.Run) -> parity.Stage:
     golden = read_golden(artifact)
     actual = parity.outputs(run, golden.feeds)
-    labels = TASKS[artifact.manifest.task].has_labels
-    return parity.compare("golden", _kind(artifact), golden.expected, actual, labels=labels)
+    return parity.compare("golden", _kind(artifact), golden.expected, actual, parity.choices_of(artifact.manifest))
 
 
 def _reference_stage(artifact: Artifact, run: parity.Run, checkpoint: Artifact, rows: Data | None) -> parity.Stage:
@@ -71,8 +69,8 @@ def _reference_stage(artifact: Artifact, run: parity.Run, checkpoint: Artifact, 
         )
     feeds = parity.feeds(TextTokenizer(artifact), parity.ledger_texts(rows)[0])
     expected = parity.outputs(parity.runner(reference_session(checkpoint), checkpoint), feeds)
-    labels = TASKS[artifact.manifest.task].has_labels
-    return parity.compare("reference", _kind(artifact), expected, parity.outputs(run, feeds), labels=labels)
+    actual = parity.outputs(run, feeds)
+    return parity.compare("reference", _kind(artifact), expected, actual, parity.choices_of(artifact.manifest))
 
 
 def _kind(artifact: Artifact) -> str:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from edgebert.artifact import Artifact, Manifest, canonical_json
+from edgebert.artifact import Artifact, Manifest, canonical_json, problem_of
 from edgebert.errors import InputError, UsageError
 from edgebert.families import FAMILIES
 from edgebert.stage import settings_of
-from edgebert.tasks import TASKS
+from edgebert.tasks import Kind
 from edgebert.training.batches import Collator, LengthGrouped, tokenize
 from edgebert.training.data import Data, Row, match_labels
 from edgebert.training.objectives import Method, method_named
 from edgebert.training.objectives.hidden import uniform_map
+from edgebert.training.targets import LABELLINGS
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,12 @@ class Plan:
     @property
     def metric(self) -> str:
         """What the best weights are chosen by; larger is better."""
-        return "negative loss" if self.encoder else TASKS[self.source.manifest.task].metric
+        return "negative loss" if self.encoder else problem_of(self.source.manifest).metric
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of labels that are learned."""
+        return problem_of(self.source.manifest).data
 
     @property
     def steps(self) -> int:
@@ -132,8 +136,7 @@ def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifa
     parts = [_texts(part) if manifest.pooling else part for part in (matched.train, matched.dev)]
     rows = [row for part in parts for row in part]
     encoded = tokenize(source, rows, min(config.max_length, manifest.max_length))
-    number = {label: index for index, label in enumerate(manifest.labels)}
-    labels = None if manifest.pooling else torch.tensor([number[str(row.label)] for row in rows])
+    labels = None if manifest.pooling else LABELLINGS[matched.kind].tensor(rows, encoded, manifest.labels)
     lengths = [len(row.ids) for row in encoded[: len(parts[0])]]
     states: tuple[int, ...] = ()
     if method.needs_hidden and teacher is not None:
@@ -196,15 +199,25 @@ def _check_pair(source: Artifact, teacher: Artifact, method: Method) -> None:
 
 def _labelled(data: Data, manifest: Manifest) -> Data:
     """The data in the checkpoint's labels. Raises InputError where they are others."""
-    if data.kind != "label":
-        what = "scores cannot be trained on yet" if data.kind == "score" else "no labels to train on"
-        raise InputError(what, data.name, "give data with class labels")
-    matched = match_labels(data, manifest.labels)
+    problem = problem_of(manifest)
+    if data.kind != problem.data:
+        what = _OTHERWISE[data.kind]
+        raise InputError(f"{what}, for {problem.name}", data.name, "give data with labels of that kind")
+    matched = match_labels(data, manifest.labels, problem.data)
     if matched is None:
         theirs, ours = ", ".join(data.labels[:3]), ", ".join(manifest.labels[:3])
         what = f"labels of the data ({theirs}, ...) are not those of the checkpoint ({ours}, ...)"
         raise InputError(what, data.name, "give a checkpoint with these labels, or one without a head")
     return matched
+
+
+_OTHERWISE: Mapping[Kind, str] = {
+    "none": "no labels to train on",
+    "label": "class labels",
+    "labels": "lists of labels",
+    "score": "scores",
+    "tags": "tags of words",
+}
 
 
 def _texts(rows: Sequence[Row]) -> list[Row]:
