@@ -28,6 +28,13 @@ def micro_f1(rows: Float) -> Float:
     return result
 
 
+def ratio(rows: Float) -> Float:
+    """The sum of the first column by that of the second; 0 where there is nothing."""
+    part, whole = rows[..., 0].sum(axis=-1), rows[..., 1].sum(axis=-1)
+    result: Float = np.where(whole > 0, part / np.where(whole > 0, whole, 1), 0.0)
+    return result
+
+
 def rank_correlation(rows: Float) -> Float:
     """Spearman's rho of the two columns, with average ranks for ties; 0 where one is constant."""
     x, y = _ranks(rows[..., 0]), _ranks(rows[..., 1])
@@ -54,4 +61,5 @@ AGGREGATES: Mapping[str, Aggregate] = {
     "spearman": rank_correlation,
     "micro_f1": micro_f1,
     "entity_f1": micro_f1,
+    "masked_accuracy": ratio,
 }

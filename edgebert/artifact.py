@@ -222,6 +222,13 @@ def problem_of(manifest: Manifest) -> Problem:
     return task.problem(manifest.problem) or task.problems[0]
 
 
+def width_of(manifest: Manifest) -> int | None:
+    """How many numbers the last axis of the outputs has; None where it is the sequence."""
+    shape = manifest.architecture
+    widths = {"labels": len(manifest.labels), "hidden": shape.hidden, "vocab": shape.vocab}
+    return widths.get(TASKS[manifest.task].outputs[0].shape[-1])
+
+
 def hash_line(sha256: str) -> bytes:
     """The content of the file that holds the manifest's own hash, as ``sha256sum -c`` reads it."""
     return f"{sha256}  {MANIFEST}\n".encode()

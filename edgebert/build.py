@@ -31,7 +31,7 @@ from edgebert.serving.tokens import Batch, Text, TextTokenizer
 from edgebert.shaping import sizes
 from edgebert.shaping.checkpoint import MODULES, HeadConfig, add_head, open_checkpoint, shape_of
 from edgebert.shaping.depth import KEEP_FIRST, TruncateConfig, layers_to_keep, truncate
-from edgebert.tasks import task_for
+from edgebert.tasks import TASKS, task_for
 from edgebert.training.data import Data, match_labels, read
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ class Exporter:
         from edgebert.runtimes.reference import reference_session
 
         session = reference_session(checkpoint)
-        return parity.outputs(parity.runner(session, checkpoint), self.feeds)
+        most = TASKS[checkpoint.manifest.task].compared
+        return parity.outputs(parity.runner(session, checkpoint), self.feeds, most)
 
     def _golden(self, reference: list[parity.Float]) -> dict[str, Any]:
         # The first texts alone: what one request at a time must give wherever it is deployed.

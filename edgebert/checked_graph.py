@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgebert.artifact import Artifact, Manifest
+from edgebert.artifact import Artifact, Manifest, width_of
 from edgebert.errors import InputError
 from edgebert.families import Family, family_of
 from edgebert.graph_guard import EXTERNAL, GRAPH, Graph, inspect
@@ -31,10 +31,8 @@ def check_agreement(manifest: Manifest, graph: Graph, where: str) -> None:
     task = TASKS[manifest.task]
     _same("inputs", [spec.name for spec in manifest.inputs], list(graph.inputs), where)
     _same("outputs", [output.name for output in task.outputs], list(graph.outputs), where)
-    widths = {"labels": len(manifest.labels), "hidden": manifest.architecture.hidden}
     for output in task.outputs:
-        last = output.shape[-1]
-        _same(last, widths[last], (graph.outputs[output.name] or (None,))[-1], where)
+        _same(output.shape[-1], width_of(manifest), (graph.outputs[output.name] or (None,))[-1], where)
     vocab, hidden = _table(graph, family.word_table, where)
     positions = _table(graph, family.position_table, where)[0] - family.position_offset
     _same("vocab", manifest.architecture.vocab, vocab, where)

@@ -77,6 +77,7 @@ class Family:
     pooler: bool = True
     # The rows of the head on top of [CLS] that have a bias and a square weight, before the classifier itself.
     dense_in_head: bool = False
+    mask_token: str = "[MASK]"
     tokenizer: TokenizerParts = WORDPIECE
     tokenizer_files: tuple[str, ...] = (
         "tokenizer.json",
@@ -99,6 +100,7 @@ _ROBERTA = Family(
     token_types=False,
     position_offset=2,
     dense_in_head=True,
+    mask_token="<mask>",
     tokenizer=BYTE_LEVEL_BPE,
     tokenizer_files=(
         "tokenizer.json",

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from edgebert.errors import UsageError
 
-Kind = Literal["label", "labels", "score", "tags", "none"]
+Kind = Literal["label", "labels", "score", "tags", "text", "none"]
 Choice = Literal["class", "each"]
-Head = Literal["sentence", "token", "none"]
-Use = Literal["predict", "encode", "tag"]
+Head = Literal["sentence", "token", "vocabulary", "none"]
+Use = Literal["predict", "encode", "tag", "fill"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Output:
 class Problem:
     """How the outputs of a task are read, learned and judged.
 
-    ``name`` is transformers' ``problem_type`` where it has one. ``data`` is the kind of data it learns from,
+    ``name`` is transformers' ``problem_type`` where it has one. ``data`` is the kind of data it learns from
+    (``text``: from the words of unlabelled text itself),
     ``metric`` what it is judged by, and ``choice`` what the outputs decide: the best of all classes, a yes or
     no for each, or (None) nothing.
     """
@@ -46,7 +47,8 @@ class Task:
 
     ``auto_class`` is the transformers class that builds the model, ``head_suffix`` how a checkpoint's
     ``architectures`` entry ends when it already carries the head. ``head`` is what stands on top of the encoder,
-    ``use`` the method of :class:`~edgebert.serving.model.Model` that answers.
+    ``use`` the method of :class:`~edgebert.serving.model.Model` that answers. ``compared`` is how many tokens of a
+    text the parity ledger looks at, where all would be too much.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Task:
     use: Use
     outputs: tuple[Output, ...]
     problems: tuple[Problem, ...]
+    compared: int | None = None
 
     @property
     def has_labels(self) -> bool:
@@ -70,7 +73,7 @@ class Task:
     @property
     def points(self) -> bool:
         """Whether answers point into the text, so that the places of tokens are needed."""
-        return self.use in ("tag",)
+        return self.use in ("tag", "fill")
 
     def joined(self, found: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """The graph's outputs as one array: the only one, or all of them side by side on a last axis."""
@@ -108,6 +111,16 @@ TASKS: Mapping[str, Task] = {
             use="tag",
             outputs=(Output("logits", ("batch", "sequence", "labels")),),
             problems=(Problem("tagging", data="tags", metric="entity_f1", choice="class"),),
+        ),
+        Task(
+            "fill-mask",
+            auto_class="AutoModelForMaskedLM",
+            head_suffix="ForMaskedLM",
+            head="vocabulary",
+            use="fill",
+            outputs=(Output("logits", ("batch", "sequence", "vocab")),),
+            problems=(Problem("masked_words", data="text", metric="masked_accuracy", choice="class"),),
+            compared=4,
         ),
         Task(
             "feature-extraction",

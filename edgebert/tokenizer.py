@@ -62,6 +62,15 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
     return tokenizer
 
 
+def mask_id(artifact: Artifact, tokenizer: Tokenizer) -> int:
+    """The id of the token that hides another. Raises InputError where the tokenizer has none."""
+    mask = family_of({"model_type": artifact.manifest.architecture.family}, str(artifact.path)).mask_token
+    found = tokenizer.token_to_id(mask)
+    if found is None:
+        raise InputError(f"no token {mask}", str(artifact.path / TOKENIZER), "save the checkpoint with its tokenizer")
+    return int(found)
+
+
 @contextmanager
 def mapped_panics(where: str) -> Iterator[None]:
     """What the library raises on a bad tokenizer, as InputError: bare Exception, and panics, which are no Exception."""

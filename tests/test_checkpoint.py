@@ -67,8 +67,10 @@ def test_weights_are_loaded_exactly(family: str, task: str, tmp_path: Path) -> N
     stored = load_file(folder / "model.safetensors")
     loaded = module.state_dict()
     assert not module.training
-    assert {name.removeprefix("model.") for name in loaded} <= stored.keys()
-    assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.items())
+    # A masked head's table of words is the encoder's, and stored once.
+    read = {tensor.data_ptr() for name, tensor in loaded.items() if name in stored}
+    assert all(tensor.data_ptr() in read for tensor in loaded.values())
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.items() if name in stored)
 
 
 def test_a_folder_called_minilm_is_that_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,8 @@ def test_the_graph_is_standard_and_names_its_dimensions(family: str, task: str, 
     assert [value.name for value in model.graph.input] == names
     assert all(dimensions(value) == ["batch", "sequence"] for value in model.graph.input)
     assert {value.type.tensor_type.elem_type for value in model.graph.input} == {onnx.TensorProto.INT64}
-    widths = {"labels": len(tiny.HEADS_OF.get(task, ())), "hidden": tiny.HIDDEN}
+    vocab = exports.checkpoint(family, task).manifest.architecture.vocab
+    widths = {"labels": len(tiny.HEADS_OF.get(task, ())), "hidden": tiny.HIDDEN, "vocab": vocab}
     expected = [(output.name, [widths.get(dim, dim) for dim in output.shape]) for output in TASKS[task].outputs]
     assert [(value.name, dimensions(value)) for value in model.graph.output] == expected
 

@@ -22,7 +22,7 @@ from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.shaping.depth import TruncateConfig, truncate
 
 FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra")
-TASKS = ("text-classification", "feature-extraction", "token-classification")
+TASKS = ("text-classification", "feature-extraction", "token-classification", "fill-mask")
 LABELS = ("no", "maybe", "yes")
 TAGS = ("O", "B-thing", "I-thing", "B-time")
 HIDDEN, HEADS, FFN, MAX_LENGTH = 32, 4, 64, 64
@@ -35,6 +35,7 @@ AUTO_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "feature-extraction": "AutoModel",
     "token-classification": "AutoModelForTokenClassification",
+    "fill-mask": "AutoModelForMaskedLM",
 }
 
 # What the slower tests go through: each family as a classifier, and bert over each task. `test_families.py` has

@@ -165,7 +165,7 @@ class Workshop:
 
     def _reference_model(self, artifact: Artifact, model: Model) -> Model | None:
         """What an encoder on unrated text is compared with: the full-depth fp32 one."""
-        if artifact.manifest.labels:
+        if artifact.manifest.pooling is None:
             return None
         path = self.folder / "artifacts" / "l{}-{}-{}".format(*self.request.teacher_key(self.depth))
         if path == artifact.path:

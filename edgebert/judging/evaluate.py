@@ -11,7 +11,17 @@ import numpy.typing as npt
 
 from edgebert.artifact import problem_of
 from edgebert.errors import InputError
-from edgebert.judging.metrics import Scores, accuracy, agreement, cosine_rows, entity_f1, micro_f1, spearman
+from edgebert.judging.metrics import (
+    Scores,
+    accuracy,
+    agreement,
+    cosine_rows,
+    entity_f1,
+    masked_accuracy,
+    micro_f1,
+    spearman,
+)
+from edgebert.masking import hidden_tokens
 from edgebert.serving.answers import Prediction
 from edgebert.serving.model import Model
 from edgebert.serving.tokens import MAX_ITEMS, Text
@@ -28,7 +38,8 @@ def text_of(row: Row) -> Text:
 def evaluate(model: Model, rows: Sequence[Row], reference: Model | None = None) -> Scores:
     """Scores of ``model`` on ``rows``, by the metric of its task's problem.
 
-    A classifier: accuracy, or micro F1 where texts have several labels. A tagger: F1 of entities. A regression:
+    A classifier: accuracy, or micro F1 where texts have several labels. A tagger: F1 of entities. A masked model: the
+    share of hidden tokens it guesses. A regression:
     Spearman's rank correlation. An encoder: the same of its vectors' cosines with the rated pairs, or, where rows
     are not rated, the cosine with the ``reference`` encoder's vectors. Raises InputError where the rows do not
     allow any of these.
@@ -98,11 +109,30 @@ def _tagged(model: Model, rows: Sequence[Row]) -> Scores:
     return entity_f1(predicted, expected)
 
 
+def _guessed(model: Model, rows: Sequence[Row]) -> Scores:
+    """A seeded 15 % of each text's tokens, hidden and guessed."""
+    mask, counts = model.tokenizer.mask_id, []
+    for part in _parts([text for row in rows for text in (row.text, row.text_b) if text is not None]):
+        tokens = model.tokenize(part)
+        hidden = [hidden_tokens(text, item.places) for text, item in zip(part, tokens, strict=True)]
+        asked = [
+            replace(item, ids=[mask if i in some else token for i, token in enumerate(item.ids)], rest=())
+            for item, some in zip(tokens, map(set, hidden), strict=True)
+        ]
+        for item, masked, some, best in zip(tokens, asked, hidden, model.best_tokens(asked), strict=True):
+            # The text may hold a mask token of its own.
+            places = [i for i, token in enumerate(masked.ids) if token == mask]
+            hits = sum(item.ids[i] == guess for i, guess in zip(places, best, strict=True) if i in some)
+            counts.append((hits, len(some)))
+    return masked_accuracy(counts)
+
+
 _JUDGES: Mapping[str, Callable[[Model, Sequence[Row]], Scores]] = {
     "label": _classified,
     "labels": _multiply_classified,
     "score": _rated,
     "tags": _tagged,
+    "text": _guessed,
 }
 
 

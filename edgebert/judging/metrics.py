@@ -33,7 +33,8 @@ class Metric:
 class Scores:
     """What a metric is computed from, one row a text.
 
-    [n, 1] of 0/1 hits, [n, 2] of paired ratings, or [n, 3] of counts: what is right, answered and expected.
+    [n, 1] of 0/1 hits, [n, 2] of paired ratings or of counts (right, all), or [n, 3] of counts (right, answered,
+    expected).
     A classifier's also hold what was answered: ``predicted`` [n] are indices into ``labels``, which has the
     artifact's own order, and ``confidence`` [n] is the probability of each answer.
     """
@@ -73,6 +74,11 @@ def entity_f1(predicted: Sequence[Sequence[str]], expected: Sequence[Sequence[st
     """
     counts = [entity_counts(p, e) for p, e in zip(predicted, expected, strict=True)]
     return Scores("entity_f1", np.array(counts, dtype=np.float64).reshape(-1, 3))
+
+
+def masked_accuracy(counts: Sequence[tuple[int, int]]) -> Scores:
+    """Share of hidden tokens that were guessed, over all texts together, from (guessed, hidden) of each text."""
+    return Scores("masked_accuracy", np.array(counts, dtype=np.float64).reshape(-1, 2))
 
 
 def spearman(answers: npt.NDArray[np.floating], ratings: Sequence[float]) -> Scores:

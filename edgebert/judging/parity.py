@@ -13,7 +13,7 @@ from importlib.resources import files
 import numpy as np
 import numpy.typing as npt
 
-from edgebert.artifact import Artifact, Manifest, problem_of
+from edgebert.artifact import Artifact, Manifest, problem_of, width_of
 from edgebert.judging.evaluate import text_of
 from edgebert.judging.metrics import cosine_rows
 from edgebert.registry import target_named
@@ -79,19 +79,25 @@ def feeds(tokenizer: TextTokenizer, texts: Sequence[Text]) -> list[Batch]:
     return alone + padded
 
 
-def outputs(run: Run, batches: Sequence[Batch]) -> list[Float]:
-    """One array [d] a text: its outputs, or those of its visible tokens end to end."""
+def outputs(run: Run, batches: Sequence[Batch], most: int | None = None) -> list[Float]:
+    """One array [d] a text: its outputs, or those of its visible tokens end to end, of ``most`` spread evenly."""
     rows: list[Float] = []
     for feed in batches:
         result = run(feed)
         for row, mask in zip(result, feed["attention_mask"], strict=True):
-            rows.append(row if row.ndim == 1 else row[mask.astype(bool)].ravel())
+            rows.append(row if row.ndim == 1 else _spread(row[mask.astype(bool)], most).ravel())
     return rows
+
+
+def _spread(rows: Float, most: int | None) -> Float:
+    if most is None or len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
 
 
 def choices_of(manifest: Manifest) -> Choices | None:
     """What the outputs of an artifact decide: a class for each of its rows, yes or no for each class, or nothing."""
-    width = len(manifest.labels)
+    width = width_of(manifest) or -1
     layouts: dict[str, Choices] = {
         "class": lambda row: row.reshape(-1, width),
         "each": lambda row: np.column_stack([row, np.zeros_like(row)]),
@@ -145,7 +151,7 @@ def onnx_stage(
     """The ledger line of an exported artifact on its own target, and its outputs for the next line."""
     session = target_named(artifact.manifest.target).resolve()(artifact, SessionConfig())
     try:
-        actual = outputs(runner(session, artifact), batches)
+        actual = outputs(runner(session, artifact), batches, TASKS[artifact.manifest.task].compared)
     finally:
         session.close()
     kind = artifact.manifest.precision.partition("-")[0]

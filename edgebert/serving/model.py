@@ -13,21 +13,28 @@ import numpy.typing as npt
 
 from edgebert.artifact import Artifact, Pooling, problem_of
 from edgebert.errors import InputError, ItemError, UsageError
+from edgebert.families import FAMILIES
 from edgebert.files import private_folder
 from edgebert.graph_guard import EXTERNAL, GRAPH
 from edgebert.registry import Target, target_named
 from edgebert.runtimes.session import Session, SessionConfig, closed
 from edgebert.serving.answers import READERS, Float, Prediction, normalized, pool
+from edgebert.serving.blanks import Blank, Guess, likeliest
 from edgebert.serving.entities import Entity, entities_of, word_labels
 from edgebert.serving.tokens import Batch, Overflow, Text, TextTokenizer, Tokens, batches
-from edgebert.spans import joined
+from edgebert.spans import Place, joined
 from edgebert.tasks import TASKS, Use
 
 log = logging.getLogger("edgebert")
 
-Answers = list[Prediction] | Float | list[list[Entity]]
+Answers = list[Prediction] | Float | list[list[Entity]] | list[list[Blank]]
 T = TypeVar("T")
-_WANTED: dict[Use, str] = {"predict": "a classifier", "encode": "an encoder", "tag": "a tagger"}
+_WANTED: dict[Use, str] = {
+    "predict": "a classifier",
+    "encode": "an encoder",
+    "tag": "a tagger",
+    "fill": "a masked model",
+}
 
 # Tokens in one batch, padding included. See benchmarks/batch_tokens.py for where it comes from.
 MAX_BATCH_TOKENS = 256
@@ -130,6 +137,26 @@ class Model:
             for rows, item, (_, places) in zip(logits, tokens, laid_out, strict=True)
         ]
 
+    def fill(self, texts: Sequence[str], top_k: int = 5) -> list[list[Blank]]:
+        """The ``top_k`` likeliest tokens for every mask token of each text (``[MASK]``, roberta's ``<mask>``).
+
+        Raises ItemError for a text without one, or whose only one is cut off.
+        """
+        self._require("fill")
+        if top_k < 1:
+            raise UsageError(f"the {top_k} likeliest tokens", "top_k", "ask for at least one")
+        found = self._blanks(self._told(self._single(texts)), top_k)
+        for index, blanks in enumerate(found):
+            if not blanks:
+                mask = FAMILIES[self.artifact.manifest.architecture.family].mask_token
+                raise ItemError(index, "nothing to fill in what the model reads", f"write {mask} for the missing word")
+        return found
+
+    def best_tokens(self, tokens: list[Tokens]) -> list[list[int]]:
+        """The ids of the likeliest tokens for the mask tokens of each text, in order."""
+        self._require("fill")
+        return self._at_masks(tokens, lambda logits, place: int(logits.argmax()))
+
     def tokenize(self, texts: Sequence[Text]) -> list[Tokens]:
         """The first half of an answer, apart, for those who time or reuse it, or ask what was ``truncated``."""
         if isinstance(texts, (str, bytes)):
@@ -144,6 +171,7 @@ class Model:
             "predict": self._predictions,
             "encode": self._vectors,
             "tag": self._entities,
+            "fill": self._blanks,
         }
         return finishes[self._task.use](tokens)
 
@@ -154,6 +182,24 @@ class Model:
     def _entities(self, tokens: list[Tokens]) -> list[list[Entity]]:
         names, logits = self.artifact.manifest.labels, self._token_logits(tokens)
         return [entities_of(rows, item, names) for rows, item in zip(logits, tokens, strict=True)]
+
+    def _blanks(self, tokens: list[Tokens], top_k: int = 5) -> list[list[Blank]]:
+        def blank(logits: Float, place: Place) -> Blank:
+            found = likeliest(logits, top_k)
+            return Blank(*place, tuple(Guess(self.tokenizer.text_of(token), score) for token, score in found))
+
+        return self._at_masks(tokens, blank)
+
+    def _at_masks(self, tokens: list[Tokens], make: Callable[[Float, Place], T]) -> list[list[T]]:
+        """What ``make`` makes of the logits [vocab] and the place of each mask token, by text."""
+        mask = self.tokenizer.mask_id
+
+        def pick(rows: Float, window: Tokens) -> list[T]:
+            found = (i for i, token in enumerate(window.ids) if token == mask)
+            return [make(rows[i], window.places[i]) for i in found]
+
+        parts = self._by_window(tokens, self.artifact.manifest.architecture.vocab, pick)
+        return [[made for part in window for made in part] for window in parts]
 
     def _vectors(self, tokens: list[Tokens]) -> Float:
         pooling = self.artifact.manifest.pooling or Pooling("mean", normalize=False)

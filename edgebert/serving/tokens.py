@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,7 +15,7 @@ from edgebert.artifact import Artifact, parse_json
 from edgebert.errors import InputError, ItemError, UsageError
 from edgebert.spans import Place
 from edgebert.tasks import TASKS
-from edgebert.tokenizer import TOKENIZER, mapped_panics, open_tokenizer
+from edgebert.tokenizer import TOKENIZER, mapped_panics, mask_id, open_tokenizer
 
 Text = str | tuple[str, str]
 Batch = dict[str, npt.NDArray[np.int64]]
@@ -74,6 +75,7 @@ class TextTokenizer:
         self._tokenizer.enable_truncation(self.max_length, strategy="longest_first")
         self._names = [spec.name for spec in artifact.manifest.inputs]
         self._pad = _pad_id(artifact)
+        self._artifact = artifact
         self._points = TASKS[artifact.manifest.task].points
 
     def encode(self, texts: Sequence[Text]) -> list[Tokens]:
@@ -88,6 +90,15 @@ class TextTokenizer:
         if self.overflow != "truncate":
             self._check_overflow(texts, found)
         return found
+
+    @cached_property
+    def mask_id(self) -> int:
+        """The id of the token that stands for a missing one. Raises InputError where the tokenizer has none."""
+        return mask_id(self._artifact, self._tokenizer)
+
+    def text_of(self, token: int) -> str:
+        """A token as a part of text."""
+        return str(self._tokenizer.decode([token])).strip()
 
     def _encode(self, texts: Sequence[Text]) -> list[Tokens]:
         if len(texts) == 1:

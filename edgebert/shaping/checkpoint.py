@@ -197,10 +197,12 @@ def _task_of(config: Mapping[str, Any], folder: Path, name: str) -> Task:
         return task_named(name)
     named = config.get("architectures") or [""]
     architecture = str(named[0] if isinstance(named, list) else named)
+    if (folder / MODULES).is_file():
+        return TASKS["feature-extraction"]
     for task in TASKS.values():
         if architecture.endswith(task.head_suffix):
             return task
-    if architecture.endswith(("ForMaskedLM", "ForPreTraining")) or not architecture:
+    if architecture.endswith("ForPreTraining") or not architecture:
         return TASKS["feature-extraction"]
     known = ", ".join(TASKS)
     raise InputError(f"no task for architecture {architecture}", str(folder / "config.json"), f"edgebert has {known}")

@@ -21,7 +21,8 @@ _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 class Shape:
     """Everything that the size of an encoder depends on.
 
-    ``labels`` 0 means no classification head, ``embedding`` 0 that the tables are as wide as the hidden states.
+    ``labels`` 0 means no classification head, ``guesses`` a head that guesses words, and ``embedding`` 0 that the
+    tables are as wide as the hidden states.
     """
 
     layers: int
@@ -35,6 +36,7 @@ class Shape:
     dense_in_head: bool = False
     labels: int = 0
     embedding: int = 0
+    guesses: bool = False
 
     @property
     def table_width(self) -> int:
@@ -62,6 +64,7 @@ def shape_of(config: Mapping[str, Any], family: Family, task: Task, labels: int 
         pooler=family.pooler and task.head in ("sentence", "none") and not dense,
         dense_in_head=dense,
         labels=labels,
+        guesses=task.head == "vocabulary",
         embedding=int(config[family.embedding_key]) if family.embedding_key else 0,
     )
 
@@ -76,6 +79,8 @@ def matrices(shape: Shape) -> int:
     h, f, e = shape.hidden, shape.ffn, shape.table_width
     tables = (shape.vocab + shape.positions + shape.types) * e + int(shape.projected) * e * h
     dense = h * h * (int(shape.pooler) + int(shape.dense_in_head))
+    # The matrix that makes words of this is the table of words itself.
+    dense += int(shape.guesses) * h * e
     return tables + shape.layers * (4 * h * h + 2 * h * f) + dense + shape.labels * h
 
 
@@ -84,7 +89,8 @@ def parameters(shape: Shape) -> int:
     h, f = shape.hidden, shape.ffn
     dense = int(shape.pooler) + int(shape.dense_in_head)
     embeddings = 2 * shape.table_width + int(shape.projected) * h
-    return matrices(shape) + embeddings + shape.layers * (4 * h + f + h + 4 * h) + dense * h + shape.labels
+    head = int(shape.guesses) * (3 * shape.table_width + shape.vocab)
+    return matrices(shape) + embeddings + head + shape.layers * (4 * h + f + h + 4 * h) + dense * h + shape.labels
 
 
 def flops_per_token(shape: Shape, seq_len: int) -> int:
@@ -94,8 +100,12 @@ def flops_per_token(shape: Shape, seq_len: int) -> int:
 
 
 def weight_bytes(shape: Shape) -> dict[str, int]:
-    """Bytes of the weights by precision (the graph itself and scales come on top, well under 1 MB)."""
-    inside = matrices(shape)
-    rest = 4 * (parameters(shape) - inside)
+    """Bytes of the weights by precision (the graph itself and scales come on top, well under 1 MB).
+
+    A masked model's table of words counts twice: the graph holds one to read words and one, turned, to guess them.
+    """
+    twice = int(shape.guesses) * shape.vocab * shape.table_width
+    inside = matrices(shape) + twice
+    rest = 4 * (parameters(shape) + twice - inside)
     sizes = {name: inside * width + rest for name, width in _BYTES.items()}
-    return {**sizes, "fp16": 2 * parameters(shape)}
+    return {**sizes, "fp16": 2 * (parameters(shape) + twice)}

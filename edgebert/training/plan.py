@@ -7,16 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgebert.artifact import Artifact, Manifest, canonical_json, problem_of
+from edgebert.artifact import Artifact, Manifest, canonical_json, problem_of, width_of
 from edgebert.errors import InputError, UsageError
 from edgebert.families import FAMILIES
 from edgebert.stage import settings_of
-from edgebert.tasks import Kind
+from edgebert.tasks import TASKS, Kind
+from edgebert.tokenizer import mask_id, open_tokenizer
 from edgebert.training.batches import Collator, LengthGrouped, tokenize
 from edgebert.training.data import Data, Row, match_labels
 from edgebert.training.objectives import Method, method_named
 from edgebert.training.objectives.hidden import uniform_map
-from edgebert.training.targets import LABELLINGS
+from edgebert.training.targets import LABELLINGS, masked
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,13 @@ class Plan:
         tokens = sum(len(self.collate.rows[index].ids) for index in self.rows_compared())
         return tokens * len(self.states) * self.source.manifest.architecture.hidden * 2
 
+    def answer_bytes(self) -> int:
+        """Size of the teacher's answers of tokens for all of :meth:`rows_compared`; those of whole texts are small."""
+        manifest = self.source.manifest
+        if self.encoder or TASKS[manifest.task].outputs[0].shape[1] != "sequence":
+            return 0
+        return 4 * (width_of(manifest) or 0) * sum(len(self.collate.rows[index].ids) for index in self.rows_compared())
+
     def _rows_trained_on(self) -> set[int]:
         seen: set[int] = set()
         left, epoch = self.steps, 0
@@ -133,10 +141,15 @@ def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifa
     method = _checked_method(config, source, teacher)
     manifest = source.manifest
     matched = data if manifest.pooling else _labelled(data, manifest)
-    parts = [_texts(part) if manifest.pooling else part for part in (matched.train, matched.dev)]
+    problem = problem_of(manifest)
+    alone = manifest.pooling or problem.data == "text"
+    parts = [_texts(part) if alone else part for part in (matched.train, matched.dev)]
     rows = [row for part in parts for row in part]
     encoded = tokenize(source, rows, min(config.max_length, manifest.max_length))
-    labels = None if manifest.pooling else LABELLINGS[matched.kind].tensor(rows, encoded, manifest.labels)
+    labelling = None if manifest.pooling else LABELLINGS[problem.data]
+    labels = labelling.tensor(rows, encoded, manifest.labels) if labelling else None
+    if labelling and labelling.hides and labels is not None:
+        encoded = masked(encoded, list(labels), mask_id(source, open_tokenizer(source)))
     lengths = [len(row.ids) for row in encoded[: len(parts[0])]]
     states: tuple[int, ...] = ()
     if method.needs_hidden and teacher is not None:
@@ -200,6 +213,8 @@ def _check_pair(source: Artifact, teacher: Artifact, method: Method) -> None:
 def _labelled(data: Data, manifest: Manifest) -> Data:
     """The data in the checkpoint's labels. Raises InputError where they are others."""
     problem = problem_of(manifest)
+    if problem.data == "text":
+        return data
     if data.kind != problem.data:
         what = _OTHERWISE[data.kind]
         raise InputError(f"{what}, for {problem.name}", data.name, "give data with labels of that kind")
@@ -217,11 +232,12 @@ _OTHERWISE: Mapping[Kind, str] = {
     "labels": "lists of labels",
     "score": "scores",
     "tags": "tags of words",
+    "text": "unlabelled text",
 }
 
 
 def _texts(rows: Sequence[Row]) -> list[Row]:
-    """Every text on its own: a sentence encoder knows no pairs."""
+    """Every text on its own: neither sentence encoders nor masked models know pairs."""
     return [Row(text) for row in rows for text in (row.text, row.text_b) if text is not None]
 
 

@@ -6,11 +6,12 @@ Both by the kind of data; the metric's value comes from the counts by ``aggregat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from edgebert.masking import hidden_tokens
 from edgebert.spans import entity_counts, first_tokens, joined
 from edgebert.training.batches import Encoded
 from edgebert.training.data import Row, names_of
@@ -21,10 +22,14 @@ Names = Sequence[str]
 
 @dataclass(frozen=True)
 class Labelling:
-    """``tensor`` makes the labels of rows, ``count`` the columns [batch, columns] of a metric from logits and them."""
+    """``tensor`` makes the labels of rows, ``count`` the columns [batch, columns] of a metric from logits and them.
+
+    ``hides``: the model does not see the tokens that are labelled.
+    """
 
     tensor: Callable[[Sequence[Row], Sequence[Encoded], Names], Tensor | list[Tensor]]
     count: Callable[[Tensor, Tensor, Names], Tensor]
+    hides: bool = False
 
 
 def _numbers(rows: Sequence[Row], encoded: Sequence[Encoded], names: Names) -> Tensor:
@@ -77,9 +82,32 @@ def _entities(logits: Tensor, labels: Tensor, names: Names) -> Tensor:
     return torch.tensor(counts, dtype=torch.float32)
 
 
+def _hidden(rows: Sequence[Row], encoded: Sequence[Encoded], names: Names) -> list[Tensor]:
+    tensors = []
+    for row, item in zip(rows, encoded, strict=True):
+        labels, hidden = torch.full((len(item.ids),), UNLABELLED), hidden_tokens(row.text, item.places)
+        labels[hidden] = torch.tensor(item.ids)[hidden]
+        tensors.append(labels)
+    return tensors
+
+
+def _guessed(logits: Tensor, labels: Tensor, names: Names) -> Tensor:
+    hidden = labels != UNLABELLED
+    return torch.stack([((logits.argmax(dim=-1) == labels) & hidden).sum(1), hidden.sum(1)], dim=1).float()
+
+
+def masked(encoded: Sequence[Encoded], labels: Sequence[Tensor], mask: int) -> list[Encoded]:
+    """The rows with their labelled tokens hidden."""
+    return [
+        replace(item, ids=tuple(torch.where(some == UNLABELLED, torch.tensor(item.ids), mask).tolist()))
+        for item, some in zip(encoded, labels, strict=True)
+    ]
+
+
 LABELLINGS: Mapping[str, Labelling] = {
     "label": Labelling(_numbers, _hits),
     "labels": Labelling(_each, _overlaps),
     "score": Labelling(_scores, _pairs),
     "tags": Labelling(_first_tokens, _entities),
+    "text": Labelling(_hidden, _guessed, hides=True),
 }

@@ -159,7 +159,7 @@ def _targets(plan: Plan, teacher: Artifact | None, work: Work, args: TrainingArg
     if not plan.method.needs_teacher or teacher is None:
         return no_targets
     module = load_module(teacher, for_training=True).to(args.device)
-    by_token = TASKS[teacher.manifest.task].head == "token"
+    by_token = TASKS[teacher.manifest.task].outputs[0].shape[1] == "sequence" and not plan.encoder
     live = LiveTargets(module, teacher.manifest.pooling, plan.states, bool(args.bf16), by_token)
     if not _keeps_hidden(plan):
         return live
@@ -168,7 +168,9 @@ def _targets(plan: Plan, teacher: Artifact | None, work: Work, args: TrainingArg
 
 def _keeps_hidden(plan: Plan) -> bool:
     # A GPU computes hidden states faster than it is handed them.
-    return not plan.states or (may_keep(plan.hidden_bytes()) and not torch.cuda.is_available())
+    if plan.states and torch.cuda.is_available():
+        return False
+    return may_keep(plan.hidden_bytes() + plan.answer_bytes())
 
 
 def _to(inputs: Inputs, device: torch.device) -> dict[str, Tensor]:

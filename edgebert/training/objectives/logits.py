@@ -9,7 +9,7 @@ from edgebert.training.objectives.base import Batch, Weights, required
 
 def logits_term(batch: Batch, weights: Weights) -> Tensor:
     """Distance of the logits to the teacher's, softened; see :mod:`~edgebert.training.objectives.losses`."""
-    student, teacher = (
-        batch.losses.rows(required(outputs.logits), batch.mask) for outputs in (batch.student, batch.teacher)
-    )
+    layout, mask, labels = batch.losses.rows, batch.mask, batch.labels
+    student = layout(required(batch.student.logits), mask, labels)
+    teacher = layout(required(batch.teacher.logits), mask, labels)
     return batch.losses.soft(student, teacher, weights.temperature)

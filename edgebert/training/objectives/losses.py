@@ -17,12 +17,12 @@ UNLABELLED = -100
 class Losses:
     """``hard`` compares logits with labels; ``soft`` a student's logits with a teacher's, at a temperature.
 
-    ``soft`` gets them laid out by ``rows`` as one distribution a row, of logits and mask [batch, sequence].
+    ``soft`` gets them laid out by ``rows`` as one distribution a row, of logits, mask [batch, sequence] and labels.
     """
 
     hard: Callable[[Tensor, Tensor], Tensor]
     soft: Callable[[Tensor, Tensor, float], Tensor]
-    rows: Callable[[Tensor, Tensor], Tensor] = lambda logits, mask: logits
+    rows: Callable[[Tensor, Tensor, Tensor | None], Tensor] = lambda logits, mask, labels: logits
 
 
 def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -60,8 +60,13 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != UNLABELLED).sum().clamp_min(1)
 
 
-def _real_tokens(logits: Tensor, mask: Tensor) -> Tensor:
+def _real_tokens(logits: Tensor, mask: Tensor, labels: Tensor | None) -> Tensor:
     return logits[mask.bool()]
+
+
+def _labelled_tokens(logits: Tensor, mask: Tensor, labels: Tensor | None) -> Tensor:
+    # What a masked model says of the tokens that it sees is no guess.
+    return logits[mask.bool() if labels is None else labels != UNLABELLED]
 
 
 # By the kind of data that the labels come from.
@@ -70,4 +75,5 @@ LOSSES: Mapping[str, Losses] = {
     "labels": Losses(functional.binary_cross_entropy_with_logits, soft_each_loss),
     "score": Losses(square_loss, _soft_values),
     "tags": Losses(token_loss, soft_label_loss, _real_tokens),
+    "text": Losses(token_loss, soft_label_loss, _labelled_tokens),
 }
