@@ -261,10 +261,17 @@ def test_broken_pooling_files_are_refused(modules: str, tmp_path: Path) -> None:
         ({"pooling_mode_max_tokens": True}, Pooling("max", normalize=True)),
         ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, None),
         ({"pooling_mode_weightedmean_tokens": True}, None),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_lasttoken": True}, None),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_lasttoken": False}, Pooling("mean", normalize=True)),
+        ({"pooling_mode": "cls", "embedding_dimension": tiny.HIDDEN}, Pooling("cls", normalize=True)),
+        ({"pooling_mode": ["max"]}, Pooling("max", normalize=True)),
+        ({"pooling_mode": ["cls", "mean"]}, None),
+        ({"pooling_mode": "lasttoken"}, None),
+        ({"pooling_mode": 7}, None),
         ({}, None),
     ],
 )
-def test_pooling_is_one_of_three(modes: dict[str, bool], expected: Pooling | None, tmp_path: Path) -> None:
+def test_pooling_is_one_of_three(modes: dict[str, Any], expected: Pooling | None, tmp_path: Path) -> None:
     folder = tiny.checkpoint(tmp_path / "tiny", task="feature-extraction", layers=1)
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
     if expected is None:
@@ -272,6 +279,15 @@ def test_pooling_is_one_of_three(modes: dict[str, bool], expected: Pooling | Non
             open_checkpoint(str(folder))
     else:
         assert open_checkpoint(str(folder)).manifest.pooling == expected
+
+
+def test_a_layer_after_pooling_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "tiny", task="feature-extraction", layers=1)
+    modules = json.loads((folder / "modules.json").read_text("utf-8"))
+    modules.insert(2, {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (folder / "modules.json").write_text(json.dumps(modules), "utf-8")
+    with pytest.raises(InputError, match=r"a module Dense on top of the encoder.*modules\.json"):
+        open_checkpoint(str(folder))
 
 
 def test_a_plain_encoder_pools_by_unnormalized_means(tmp_path: Path) -> None:

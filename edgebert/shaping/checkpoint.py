@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebert.artifact import (
     MANIFEST,
+    POOLING_MODES,
     Artifact,
     FileEntry,
     Manifest,
@@ -54,7 +55,8 @@ MODULES = "modules.json"
 _POOLING_FILES = (MODULES, "1_Pooling/config.json", "sentence_bert_config.json")
 _DOWNLOADED = ["*.json", "*.txt", "*.safetensors", "sentencepiece.bpe.model", "1_Pooling/*"]
 _VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model")
-_POOLING_MODES = {
+_MODULES = ("Transformer", "Pooling", "Normalize")
+_POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
@@ -224,20 +226,33 @@ def _max_length(folder: Path, config: Mapping[str, Any], family: Family) -> int:
 
 
 def _pooling(folder: Path) -> Pooling:
-    """How sentence-transformers pools, from its files; mean without normalization where it says nothing."""
+    """How sentence-transformers pools, from its files; mean without normalization where it says nothing.
+
+    Raises InputError for another way, and for modules that would change the vectors after it.
+    """
     if not (folder / MODULES).is_file():
         return Pooling("mean", normalize=False)
     types = _module_types(folder / MODULES)
-    modes = read_json(folder / "1_Pooling" / "config.json")
-    chosen = [name for key, name in _POOLING_MODES.items() if modes.get(key)]
-    if len(chosen) != 1:
+    if unknown := [kind for kind in types if kind not in _MODULES]:
+        what = f"a module {unknown[0]:.80} on top of the encoder"
+        raise InputError(what, str(folder / MODULES), f"edgebert reads {', '.join(_MODULES)}")
+    chosen = _modes_of(read_json(folder / "1_Pooling" / "config.json"))
+    if len(chosen) != 1 or chosen[0] not in POOLING_MODES:
         raise InputError("pooling is not one of cls, mean, max", str(folder / "1_Pooling"), "use one of these")
-    return Pooling(chosen[0], normalize=any(kind.endswith("Normalize") for kind in types))
+    return Pooling(str(chosen[0]), normalize="Normalize" in types)
+
+
+def _modes_of(config: Mapping[str, Any]) -> list[Any]:
+    """The modes that are on, in either form: one key by name (from 5.4), or a key for each."""
+    if "pooling_mode" in config:
+        named = config["pooling_mode"]
+        return named if isinstance(named, list) else [named]
+    return [_POOLING_KEYS.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on]
 
 
 def _module_types(path: Path) -> list[str]:
     try:
-        return [str(module["type"]) for module in json.loads(path.read_text("utf-8"))]
+        return [str(module["type"]).rpartition(".")[2] for module in json.loads(path.read_text("utf-8"))]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"no list of modules ({error})", str(path), "copy the checkpoint again") from None
 
