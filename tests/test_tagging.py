@@ -134,6 +134,17 @@ def test_tokens_and_tags_are_read(tmp_path: Path) -> None:
     assert read(tmp_path / "mapped.jsonl", {"tokens": "w", "tags": "t"}).kind == "tags"
 
 
+@pytest.mark.parametrize("columns", [{"tokens": ["a"]}, {"text": "a b", "tokens": ["a", "b"], "tags": ["O", "O"]}])
+def test_tags_decide_where_there_are_tokens_and_a_text(columns: dict[str, Any], tmp_path: Path) -> None:
+    rows = [{"text": f"t {i}", "label": "yn"[i % 2], **columns} for i in range(20)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if "tags" in columns:
+        with pytest.raises(InputError, match="only one class"):
+            read(tmp_path / "train.jsonl")
+    else:
+        assert (read(tmp_path / "train.jsonl").kind, read(tmp_path / "train.jsonl").labels) == ("label", ("n", "y"))
+
+
 @pytest.mark.parametrize(
     ("row", "match"),
     [

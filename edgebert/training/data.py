@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,10 +151,11 @@ def _read_part(path: Path, columns: Mapping[str, str]) -> _Part:
 
 
 def _check_columns(path: Path, header: Sequence[str], columns: Mapping[str, str]) -> None:
-    main = "tokens" if columns.get("tokens", "tokens") in header else "text"
+    names = {field: columns.get(field, field) for field in FIELDS}
+    main = "tokens" if _is_tagged(header, names) else "text"
     for field in FIELDS:
-        if (field == main or field in columns) and columns.get(field, field) not in header:
-            raise _missing_column(path, 1, columns.get(field, field), field, header)
+        if (field == main or field in columns) and names[field] not in header:
+            raise _missing_column(path, 1, names[field], field, header)
 
 
 def _missing_column(path: Path, line: int, column: str, field: str, found: Iterable[str]) -> InputError:
@@ -165,7 +166,7 @@ def _missing_column(path: Path, line: int, column: str, field: str, found: Itera
 
 def _row(path: Path, record: Record, names: Mapping[str, str]) -> Row:
     line, cells = record
-    if names["tokens"] in cells:
+    if _is_tagged(cells, names):
         return _tagged_row(path, record, names)
     if names["text"] not in cells:
         raise _missing_column(path, line, names["text"], "text", cells)
@@ -175,6 +176,11 @@ def _row(path: Path, record: Record, names: Mapping[str, str]) -> Row:
         None if text_b is None else _checked_text(text_b, place(path, line, names["text_b"])),
         _checked_label(cells.get(names["label"]), place(path, line, names["label"])),
     )
+
+
+def _is_tagged(found: Collection[str], names: Mapping[str, str]) -> bool:
+    """Whether rows of these columns are tokens and tags: some data has tokens beside a text and its label."""
+    return names["tokens"] in found and (names["tags"] in found or names["text"] not in found)
 
 
 def _tagged_row(path: Path, record: Record, names: Mapping[str, str]) -> Row:
