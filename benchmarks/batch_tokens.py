@@ -25,7 +25,7 @@ def main() -> None:
         def run(limit: int) -> float:
             serving.MAX_BATCH_TOKENS = limit
             start = time.perf_counter()
-            model.answer(model.tokenize(texts))
+            model.finish(model.tokenize(texts))
             return len(texts) / (time.perf_counter() - start)
 
         speeds = in_turn({str(limit): lambda limit=limit: run(limit) for limit in LIMITS}, ROUNDS)  # type: ignore[misc]

@@ -22,13 +22,16 @@ from typing import Any
 from edgebert.errors import InputError
 from edgebert.families import FAMILIES
 from edgebert.files import read_plain
-from edgebert.tasks import TASKS
+from edgebert.tasks import TASKS, Problem
 
 MANIFEST = "edgebert.json"
 # The manifest holds everybody's hash but its own. In the format of sha256sum.
 MANIFEST_HASH = f"{MANIFEST}.sha256"
 SCHEMA = "1.0"
 MAX_MANIFEST_BYTES = 4_000_000
+
+# Fields of the manifest that its first readers did not know.
+_LATER = ("problem", "metric")
 
 FORMATS = ("onnx", "torch")
 POOLING_MODES = ("mean", "cls", "max")
@@ -89,7 +92,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything known about an artifact. ``format`` is ``torch`` (a checkpoint) or ``onnx``."""
+    """Everything known about an artifact. ``format`` is ``torch`` (a checkpoint) or ``onnx``.
+
+    ``problem`` says how the outputs are read where the task's usual way is not it, ``metric`` what the model is
+    judged by. Both came later: while None they are left out of the JSON, and of the digest.
+    """
 
     format: str
     name: str
@@ -108,11 +115,13 @@ class Manifest:
     needs: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Any] = field(default_factory=dict)
     schema: str = SCHEMA
+    problem: str | None = None
+    metric: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, ready for :func:`canonical_json`."""
         document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return document
+        return {name: value for name, value in document.items() if value is not None or name not in _LATER}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], where: str) -> Manifest:
@@ -207,6 +216,19 @@ class Artifact:
         return name in self.manifest.files
 
 
+def problem_of(manifest: Manifest) -> Problem:
+    """How a model's outputs are read. A manifest names one of its task's problems, or none for the usual one."""
+    task = TASKS[manifest.task]
+    return task.problem(manifest.problem) or task.problems[0]
+
+
+def width_of(manifest: Manifest) -> int | None:
+    """How many numbers the last axis of the outputs has; None where it is the sequence."""
+    shape = manifest.architecture
+    widths = {"labels": len(manifest.labels), "hidden": shape.hidden, "vocab": shape.vocab}
+    return widths.get(TASKS[manifest.task].outputs[0].shape[-1])
+
+
 def hash_line(sha256: str) -> bytes:
     """The content of the file that holds the manifest's own hash, as ``sha256sum -c`` reads it."""
     return f"{sha256}  {MANIFEST}\n".encode()
@@ -253,6 +275,10 @@ def _check_words(manifest: Manifest, where: str) -> None:
     ):
         if word not in known:
             raise InputError(f"field {name} is {word!r}", where, f"edgebert knows {', '.join(known)}")
+    task = TASKS[manifest.task]
+    if task.problem(manifest.problem) is None:
+        problems = ", ".join(problem.name for problem in task.problems)
+        raise InputError(f"field problem is {manifest.problem!r}", where, f"{task.name} knows {problems}")
 
 
 def _decode(kind: Any, value: Any, where: str, name: str) -> Any:

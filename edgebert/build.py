@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgebert import stage
-from edgebert.artifact import Artifact, Manifest
+from edgebert.artifact import Artifact, Manifest, problem_of
 from edgebert.errors import CheckFailed, UsageError
 from edgebert.exporters.seal import SealConfig, seal
 from edgebert.judging import parity
@@ -29,8 +29,9 @@ from edgebert.progress import bar
 from edgebert.registry import check_pair
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
 from edgebert.shaping import sizes
-from edgebert.shaping.checkpoint import HeadConfig, add_head, open_checkpoint, shape_of
+from edgebert.shaping.checkpoint import MODULES, HeadConfig, add_head, open_checkpoint, shape_of
 from edgebert.shaping.depth import KEEP_FIRST, TruncateConfig, layers_to_keep, truncate
+from edgebert.tasks import TASKS, task_for
 from edgebert.training.data import Data, match_labels, read
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgebert")
 
+# What the only label of a regression is called.
+_SCORE = "score"
 # How many of the ledger's texts travel with the artifact as golden vectors.
 GOLDEN_TEXTS = 4
 
@@ -128,13 +131,14 @@ class Exporter:
         feed = self.feeds[-1]
         full, cut = hidden_after(self.source, layers, feed), hidden_after(checkpoint, layers, feed)
         rows = [[row.ravel() for row in states] for states in (full, cut)]
-        return (parity.compare("truncate", "truncate", *rows, labels=False),)
+        return (parity.compare("truncate", "truncate", rows[0], rows[1], None),)
 
     def _reference(self, checkpoint: Artifact) -> list[parity.Float]:
         from edgebert.runtimes.reference import reference_session
 
         session = reference_session(checkpoint)
-        return parity.outputs(parity.runner(session, checkpoint), self.feeds)
+        most = TASKS[checkpoint.manifest.task].compared
+        return parity.outputs(parity.runner(session, checkpoint), self.feeds, most)
 
     def _golden(self, reference: list[parity.Float]) -> dict[str, Any]:
         # The first texts alone: what one request at a time must give wherever it is deployed.
@@ -257,18 +261,31 @@ def _workplace(out: Path) -> Any:
                 folder.rmdir()
 
 
-def classifier(model: str, data: Data, out: Path, seed: int = 0) -> tuple[Artifact, Data, bool]:
+def learns_labels(source: Artifact, data: Data) -> bool:
+    """Whether the data's labels are what a model of ``source`` is to answer.
+
+    Unlabelled text is for encoders. So are rated pairs, where the checkpoint is a sentence encoder: it is judged
+    by them, and learns from a teacher.
+    """
+    rated = data.kind == "score" and data.pair and source.has(MODULES)
+    return data.kind != "none" and not rated
+
+
+def with_head(model: str, data: Data, out: Path, seed: int = 0) -> tuple[Artifact, Data, bool]:
     """A checkpoint with a head for the data's labels, the data in its terms, and whether it was trained before.
 
     A checkpoint fine-tuned for these labels is taken as it is; any other gets a fresh head at ``out``.
     """
     source = open_checkpoint(model)
-    matched = match_labels(data, source.manifest.labels) if source.manifest.labels else None
+    kind = problem_of(source.manifest).data
+    matched = match_labels(data, source.manifest.labels, kind) if source.manifest.labels else None
     if matched is not None:
         return source, matched, True
     if out.exists():
         return Artifact.open(out), data, False
-    return stage.run("head", add_head, source, HeadConfig(data.labels, seed), out), data, False
+    task, problem = task_for(data.kind)
+    config = HeadConfig(data.labels or (_SCORE,), seed, task.name, problem.name)
+    return stage.run("head", add_head, source, config, out), data, False
 
 
 def train_stage(
@@ -330,8 +347,9 @@ def distill(
     # What is cut and what is published; a training run asks for its own before it begins.
     stage.require_space(folder, bytes_needed(named, layers, []), "distill")
     start, rows, ready = (named, rows, True)
-    if rows.kind == "label":
-        start, rows, ready = classifier(model, rows, folder / "start", config.seed)
+    labelled = learns_labels(named, rows)
+    if labelled:
+        start, rows, ready = with_head(model, rows, folder / "start", config.seed)
     teacher: Artifact | None = start
     if config.method == "none":
         teacher = None
@@ -344,11 +362,7 @@ def distill(
         )
     base = start
     if init_from is not None:
-        base = (
-            classifier(init_from, rows, folder / "base", config.seed)[0]
-            if rows.kind == "label"
-            else open_checkpoint(init_from)
-        )
+        base = with_head(init_from, rows, folder / "base", config.seed)[0] if labelled else open_checkpoint(init_from)
     students = []
     with _workplace(folder) as work:
         cutter = Exporter(base, [], "", work)

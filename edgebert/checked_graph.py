@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from edgebert.artifact import Artifact, Manifest
+from edgebert.artifact import Artifact, Manifest, width_of
 from edgebert.errors import InputError
-from edgebert.families import family_of
+from edgebert.families import Family, family_of
 from edgebert.graph_guard import EXTERNAL, GRAPH, Graph, inspect
 from edgebert.tasks import TASKS
 
@@ -30,16 +30,13 @@ def check_agreement(manifest: Manifest, graph: Graph, where: str) -> None:
     family = family_of({"model_type": manifest.architecture.family}, where)
     task = TASKS[manifest.task]
     _same("inputs", [spec.name for spec in manifest.inputs], list(graph.inputs), where)
-    _same("outputs", [task.output], list(graph.outputs), where)
-    width = (graph.outputs[task.output] or (None,))[-1]
-    if task.has_labels:
-        _same("labels", len(manifest.labels), width, where)
-    else:
-        _same("hidden", manifest.architecture.hidden, width, where)
+    _same("outputs", [output.name for output in task.outputs], list(graph.outputs), where)
+    for output in task.outputs:
+        _same(output.shape[-1], width_of(manifest), (graph.outputs[output.name] or (None,))[-1], where)
     vocab, hidden = _table(graph, family.word_table, where)
     positions = _table(graph, family.position_table, where)[0] - family.position_offset
     _same("vocab", manifest.architecture.vocab, vocab, where)
-    _same("hidden", manifest.architecture.hidden, hidden, where)
+    _same("hidden", manifest.architecture.hidden, _projected(graph, family, hidden), where)
     if not 0 < manifest.max_length <= positions:
         raise _refusal("max_length", manifest.max_length, f"at most {positions}", where)
 
@@ -51,6 +48,14 @@ def _table(graph: Graph, name: str, where: str) -> tuple[int, int]:
         if pattern.search(tensor) and len(shape) == 2:
             return shape[0], shape[1]
     raise InputError(f"the graph has no table {name}", where, "export the artifact again")
+
+
+def _projected(graph: Graph, family: Family, width: int) -> int:
+    """The width of the hidden states: that of the embedding tables, where nothing widens them."""
+    if family.projection is None:
+        return width
+    pattern = re.compile(rf"(^|\.){re.escape(family.projection)}\.T(\.int8)?$")
+    return next((shape[-1] for name, shape in graph.tensors.items() if pattern.search(name) and shape), width)
 
 
 def _same(what: str, ours: object, theirs: object, where: str) -> None:

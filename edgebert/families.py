@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgebert.errors import InputError
@@ -13,7 +13,8 @@ from edgebert.errors import InputError
 class TokenizerParts:
     """The types of each part of ``tokenizer.json`` that a family's own tokenizers are made of.
 
-    None of them takes a pattern from the file: a regular expression there is a program.
+    None of them takes a regular expression from the file, which would be a program: ``Replace`` is read with plain
+    strings alone.
     """
 
     model: str
@@ -37,6 +38,14 @@ BYTE_LEVEL_BPE = TokenizerParts(
     post_processor=("RobertaProcessing", "TemplateProcessing", "ByteLevel", "Sequence"),
     decoder=("ByteLevel",),
 )
+# SentencePiece's unigram model (Kudo 2018), as its converters write it.
+UNIGRAM = TokenizerParts(
+    model="Unigram",
+    normalizer=("Precompiled", "Replace", "Sequence", "NFC", "NFKC", "Lowercase", "Strip"),
+    pre_tokenizer=("Metaspace", "WhitespaceSplit", "Sequence"),
+    post_processor=("TemplateProcessing", "RobertaProcessing"),
+    decoder=("Metaspace",),
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,9 @@ class Family:
 
     ``layer_prefix`` is where layer k's parameters live, below the optional ``base_prefix`` of a model
     with a head: ``bert.encoder.layer.3.`` is ``base_prefix`` + ``layer_prefix`` + ``3.``.
-    ``word_table`` and ``position_table`` are how the embedding tables' names end.
+    ``word_table`` and ``position_table`` are how the embedding tables' names end. They are as wide as
+    ``embedding_key`` says where there is one (else as the hidden states), and ``projection`` names the weights
+    that widen them.
     ``position_offset`` is how many rows of the position table are no positions (roberta: padding).
     """
 
@@ -57,6 +68,8 @@ class Family:
     heads_key: str = "num_attention_heads"
     ffn_key: str = "intermediate_size"
     activation_key: str = "hidden_act"
+    embedding_key: str | None = None
+    projection: str | None = None
     token_types: bool = True
     word_table: str = "embeddings.word_embeddings.weight"
     position_table: str = "embeddings.position_embeddings.weight"
@@ -64,6 +77,7 @@ class Family:
     pooler: bool = True
     # The rows of the head on top of [CLS] that have a bias and a square weight, before the classifier itself.
     dense_in_head: bool = False
+    mask_token: str = "[MASK]"
     tokenizer: TokenizerParts = WORDPIECE
     tokenizer_files: tuple[str, ...] = (
         "tokenizer.json",
@@ -78,6 +92,36 @@ class Family:
         names = ("input_ids", "attention_mask")
         return (*names, "token_type_ids") if self.token_types else names
 
+
+_ROBERTA = Family(
+    "roberta",
+    base_prefix="roberta.",
+    layer_prefix="encoder.layer.",
+    token_types=False,
+    position_offset=2,
+    dense_in_head=True,
+    mask_token="<mask>",
+    tokenizer=BYTE_LEVEL_BPE,
+    tokenizer_files=(
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.json",
+        "merges.txt",
+    ),
+)
+# RoBERTa's model, parameter names included, over SentencePiece's tokenizer.
+_XLM_ROBERTA = replace(
+    _ROBERTA,
+    name="xlm-roberta",
+    tokenizer=UNIGRAM,
+    tokenizer_files=(
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "sentencepiece.bpe.model",
+    ),
+)
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
@@ -96,21 +140,17 @@ FAMILIES: Mapping[str, Family] = {
             pooler=False,
             dense_in_head=True,
         ),
+        _ROBERTA,
+        _XLM_ROBERTA,
+        replace(_XLM_ROBERTA, name="camembert"),
         Family(
-            "roberta",
-            base_prefix="roberta.",
+            "electra",
+            base_prefix="electra.",
             layer_prefix="encoder.layer.",
-            token_types=False,
-            position_offset=2,
+            embedding_key="embedding_size",
+            projection="embeddings_project.weight",
+            pooler=False,
             dense_in_head=True,
-            tokenizer=BYTE_LEVEL_BPE,
-            tokenizer_files=(
-                "tokenizer.json",
-                "tokenizer_config.json",
-                "special_tokens_map.json",
-                "vocab.json",
-                "merges.txt",
-            ),
         ),
     )
 }

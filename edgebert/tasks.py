@@ -1,28 +1,90 @@
-"""What differs between tasks, as data: the model class, the graph's output, the metric."""
+"""What differs between tasks, as data: the model class, the graph's outputs, how answers are read, the metric."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from edgebert.errors import UsageError
+
+Kind = Literal["label", "labels", "score", "tags", "text", "none"]
+Choice = Literal["class", "each"]
+Head = Literal["sentence", "token", "vocabulary", "none"]
+Use = Literal["predict", "encode", "tag", "fill"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One of the graph's outputs, float32: its name and its symbolic shape."""
+
+    name: str
+    shape: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """How the outputs of a task are read, learned and judged.
+
+    ``name`` is transformers' ``problem_type`` where it has one. ``data`` is the kind of data it learns from
+    (``text``: from the words of unlabelled text itself),
+    ``metric`` what it is judged by, and ``choice`` what the outputs decide: the best of all classes, a yes or
+    no for each, or (None) nothing.
+    """
+
+    name: str
+    data: Kind
+    metric: str
+    choice: Choice | None
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task. ``output`` is the graph's output name, with its symbolic shape in ``output_shape``.
+    """One task. Its ``problems`` are told apart by the checkpoint's config; the first is the usual one.
 
     ``auto_class`` is the transformers class that builds the model, ``head_suffix`` how a checkpoint's
-    ``architectures`` entry ends when it already carries the head.
+    ``architectures`` entry ends when it already carries the head. ``head`` is what stands on top of the encoder,
+    ``use`` the method of :class:`~edgebert.serving.model.Model` that answers. ``compared`` is how many tokens of a
+    text the parity ledger looks at, where all would be too much.
     """
 
     name: str
     auto_class: str
     head_suffix: str
-    output: str
-    output_shape: tuple[str, ...]
-    metric: str
-    has_labels: bool
+    head: Head
+    use: Use
+    outputs: tuple[Output, ...]
+    problems: tuple[Problem, ...]
+    compared: int | None = None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the outputs are as wide as there are labels."""
+        return self.outputs[0].shape[-1] == "labels"
+
+    @property
+    def pools(self) -> bool:
+        """Whether answers are vectors, pooled outside the graph."""
+        return self.use == "encode"
+
+    @property
+    def points(self) -> bool:
+        """Whether answers point into the text, so that the places of tokens are needed."""
+        return self.use in ("tag", "fill")
+
+    def joined(self, found: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """The graph's outputs as one array: the only one, or all of them side by side on a last axis."""
+        arrays = [found[output.name] for output in self.outputs]
+        return arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=-1)
+
+    def problem(self, name: str | None) -> Problem | None:
+        """The problem of that name, the usual one for None; None where there is no such problem."""
+        if name is None:
+            return self.problems[0]
+        return next((problem for problem in self.problems if problem.name == name), None)
 
 
 TASKS: Mapping[str, Task] = {
@@ -32,19 +94,42 @@ TASKS: Mapping[str, Task] = {
             "text-classification",
             auto_class="AutoModelForSequenceClassification",
             head_suffix="ForSequenceClassification",
-            output="logits",
-            output_shape=("batch", "labels"),
-            metric="accuracy",
-            has_labels=True,
+            head="sentence",
+            use="predict",
+            outputs=(Output("logits", ("batch", "labels")),),
+            problems=(
+                Problem("single_label_classification", data="label", metric="accuracy", choice="class"),
+                Problem("multi_label_classification", data="labels", metric="micro_f1", choice="each"),
+                Problem("regression", data="score", metric="spearman", choice=None),
+            ),
+        ),
+        Task(
+            "token-classification",
+            auto_class="AutoModelForTokenClassification",
+            head_suffix="ForTokenClassification",
+            head="token",
+            use="tag",
+            outputs=(Output("logits", ("batch", "sequence", "labels")),),
+            problems=(Problem("tagging", data="tags", metric="entity_f1", choice="class"),),
+        ),
+        Task(
+            "fill-mask",
+            auto_class="AutoModelForMaskedLM",
+            head_suffix="ForMaskedLM",
+            head="vocabulary",
+            use="fill",
+            outputs=(Output("logits", ("batch", "sequence", "vocab")),),
+            problems=(Problem("masked_words", data="text", metric="masked_accuracy", choice="class"),),
+            compared=4,
         ),
         Task(
             "feature-extraction",
             auto_class="AutoModel",
             head_suffix="Model",
-            output="last_hidden_state",
-            output_shape=("batch", "sequence", "hidden"),
-            metric="spearman",
-            has_labels=False,
+            head="none",
+            use="encode",
+            outputs=(Output("last_hidden_state", ("batch", "sequence", "hidden")),),
+            problems=(Problem("similarity", data="none", metric="spearman", choice=None),),
         ),
     )
 }
@@ -55,3 +140,12 @@ def task_named(name: str) -> Task:
     if name not in TASKS:
         raise UsageError(f"unknown task {name!r}", "--task", f"one of auto, {', '.join(TASKS)}")
     return TASKS[name]
+
+
+def task_for(kind: Kind) -> tuple[Task, Problem]:
+    """The task and the problem that labelled data of a kind is for. Raises ValueError for data without labels."""
+    for task in TASKS.values():
+        for problem in task.problems:
+            if problem.data == kind != "none":
+                return task, problem
+    raise ValueError(f"no task learns from data of kind {kind}")

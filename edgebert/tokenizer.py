@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import base64
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +19,8 @@ TOKENIZER = "tokenizer.json"
 _MAX_BYTES = 32_000_000
 # The library takes time of the order of the square of it for each word.
 _MAX_WORD = 1000
+# What one character may be replaced by: the longest in use is an Arabic ligature's 33 bytes.
+_MAX_REPLACEMENT = 200
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 # Under which key a part of type Sequence holds its parts.
 _MEMBERS = {
@@ -58,6 +62,15 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
     return tokenizer
 
 
+def mask_id(artifact: Artifact, tokenizer: Tokenizer) -> int:
+    """The id of the token that hides another. Raises InputError where the tokenizer has none."""
+    mask = family_of({"model_type": artifact.manifest.architecture.family}, str(artifact.path)).mask_token
+    found = tokenizer.token_to_id(mask)
+    if found is None:
+        raise InputError(f"no token {mask}", str(artifact.path / TOKENIZER), "save the checkpoint with its tokenizer")
+    return int(found)
+
+
 @contextmanager
 def mapped_panics(where: str) -> Iterator[None]:
     """What the library raises on a bad tokenizer, as InputError: bare Exception, and panics, which are no Exception."""
@@ -85,6 +98,7 @@ def _check_parts(document: Mapping[str, Any], allowed: TokenizerParts) -> None:
             if part["type"] not in getattr(allowed, name):
                 known = ", ".join(getattr(allowed, name))
                 raise ValueError(f"its {name} is {part['type']!r}, the family's are {known}")
+            _CHECKS.get(part["type"], _accept)(part)
 
 
 def _flat(part: Mapping[str, Any] | None, members: str) -> Iterator[Mapping[str, Any]]:
@@ -96,10 +110,42 @@ def _flat(part: Mapping[str, Any] | None, members: str) -> Iterator[Mapping[str,
             yield from _flat(member, members)
 
 
+def _accept(part: Mapping[str, Any]) -> None:
+    """A part that holds nothing which could do harm."""
+
+
+def _check_replace(part: Mapping[str, Any]) -> None:
+    """A plain string for a plain string."""
+    plain = part["pattern"].get("String")
+    if not isinstance(plain, str) or not plain or len(part["pattern"]) != 1:
+        raise ValueError(f"it replaces {part['pattern']!r:.60}, which is no plain string")
+    _check_length(len(part["content"].encode()))
+
+
+def _check_precompiled(part: Mapping[str, Any]) -> None:
+    """SentencePiece's map of characters: the size of a trie, the trie, and texts that each end with a zero."""
+    raw = base64.b64decode(part["precompiled_charsmap"], validate=True)
+    start = 4 + int.from_bytes(raw[:4], "little")
+    if start > len(raw):
+        raise ValueError("its map of characters is cut")
+    _check_length(max(map(len, raw[start:].split(b"\0"))))
+
+
+def _check_length(length: int) -> None:
+    # Once for each character of a text, it would fill memory.
+    if length > _MAX_REPLACEMENT:
+        raise ValueError(f"it replaces a character by {length} bytes, at most {_MAX_REPLACEMENT} are read")
+
+
+_CHECKS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
+    "Replace": _check_replace,
+    "Precompiled": _check_precompiled,
+}
+
+
 def _check_ids(document: Mapping[str, Any], vocab: int) -> None:
     """Every id is a row of the embedding table, and no two pieces share one."""
-    pieces = document["model"]["vocab"]
-    ids = list(pieces.values())
+    ids = _piece_ids(document["model"])
     _check_range(ids, vocab)
     if len(set(ids)) != len(ids):
         raise ValueError("two pieces share an id")
@@ -109,6 +155,18 @@ def _check_ids(document: Mapping[str, Any], vocab: int) -> None:
             _check_template(part, vocab)
         for name in ("cls", "sep"):
             _check_range([part[name][1]] if name in part else [], vocab)
+
+
+def _piece_ids(model: Mapping[str, Any]) -> list[Any]:
+    """The ids of the pieces; where they are listed with their scores, a piece's place is its id."""
+    pieces = model["vocab"]
+    if isinstance(pieces, dict):
+        return list(pieces.values())
+    for piece, score in pieces:
+        if not isinstance(piece, str) or not math.isfinite(score):
+            raise ValueError(f"a piece {piece!r:.30} with the score {score!r:.30}")
+    _check_range([] if model.get("unk_id") is None else [model["unk_id"]], len(pieces))
+    return list(range(len(pieces)))
 
 
 def _check_template(part: Mapping[str, Any], vocab: int) -> None:

@@ -24,6 +24,7 @@ import torch
 
 from edgebert.artifact import Architecture, Artifact, Manifest
 from edgebert.errors import InputError
+from edgebert.families import FAMILIES
 from edgebert.shaping.checkpoint import copy_companions, load_module
 from edgebert.tasks import TASKS
 
@@ -77,36 +78,37 @@ class _Portable(torch.nn.Module):
     would trace some seventy nodes of shape arithmetic for it.
     """
 
-    def __init__(self, model: torch.nn.Module, output: str) -> None:
+    def __init__(self, model: torch.nn.Module, outputs: tuple[str, ...]) -> None:
         super().__init__()
         self.model = model
-        self.output = output
+        self.outputs = outputs
 
     def forward(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         token_type_ids: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, ...]:
         visible = attention_mask[:, None, None, :].to(torch.float32)
         additive = (1.0 - visible) * torch.finfo(torch.float32).min
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        result: torch.Tensor = self.model(input_ids=input_ids, attention_mask=additive, **types)[self.output]
-        return result
+        found = self.model(input_ids=input_ids, attention_mask=additive, **types)
+        return tuple(found[name] for name in self.outputs)
 
 
 def trace(source: Artifact, opset: int = OPSET) -> Template:
     """Trace a checkpoint's model with dynamic batch and sequence; the slow part, needed once per shape."""
     manifest = source.manifest
-    output = TASKS[manifest.task].output
-    module = _Portable(load_module(source), output).eval()
+    outputs = tuple(output.name for output in TASKS[manifest.task].outputs)
+    traced = load_module(source)
+    module = _Portable(traced, outputs).eval()
     with _silence():
         program = torch.onnx.export(
             module,
             (),
             kwargs=_example(source),
             input_names=[spec.name for spec in manifest.inputs],
-            output_names=[output],
+            output_names=list(outputs),
             dynamic_shapes={spec.name: {0: "batch", 1: "sequence"} for spec in manifest.inputs},
             opset_version=opset,
             dynamo=True,
@@ -115,7 +117,7 @@ def trace(source: Artifact, opset: int = OPSET) -> Template:
             verbose=False,
         )
     assert program is not None, "torch.onnx.export returns a program when it writes no file"
-    model = _tidy(program.model)
+    model = _tidy(program.model, _aliases(traced, FAMILIES[manifest.architecture.family].base_prefix))
     ends = _layer_ends(model)
     if len(ends) != manifest.architecture.layers:
         raise RuntimeError(f"traced {len(ends)} layer ends in a model of {manifest.architecture.layers} layers")
@@ -143,13 +145,24 @@ def _silence() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _tidy(model: ir.Model) -> ir.Model:
-    """Name weights as the checkpoint does, hoist their transposes, fold everything else that is constant."""
+def _aliases(module: torch.nn.Module, encoder: str) -> dict[str, str]:
+    """Other names of a weight that stands in several places, to the encoder's: a masked head has its table of words."""
+    named = list(module.named_parameters(remove_duplicate=False))
+    names = {id(parameter): name for name, parameter in sorted(named, key=lambda each: each[0].startswith(encoder))}
+    return {name: names[id(parameter)] for name, parameter in named}
+
+
+def _tidy(model: ir.Model, aliases: dict[str, str]) -> ir.Model:
+    """Name weights as the checkpoint does, hoist their transposes, fold everything else that is constant.
+
+    A weight of several names gets the one that ``aliases`` gives.
+    """
     import onnxscript.optimizer
 
     for value in list(model.graph.initializers.values()):
         if value.name and value.name.startswith(_WRAPPER):
-            value.name = value.name.removeprefix(_WRAPPER)
+            plain = value.name.removeprefix(_WRAPPER)
+            value.name = aliases.get(plain, plain)
     _hoist_transposes(model.graph)
     with _hidden_weights(model.graph):
         onnxscript.optimizer.optimize(model)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgebert.artifact import Artifact, Manifest
+from edgebert.tasks import TASKS
 
 GOLDEN = "golden.npz"
 
@@ -63,12 +64,11 @@ def _card(manifest: Manifest, config: SealConfig) -> str:
         label = "" if line["label_agreement"] is None else f"{line['label_agreement']:.1%}"
         numbers = f"{line['max_abs_error']:.2e} | {line['tolerance']:.2e} | {line['cosine']:.6f}"
         lines.append(f"| {line['name']} | {numbers} | {label} |")
-    use = "predict" if manifest.labels else "encode"
     lines += [
         "",
         "```python",
         "import edgebert",
-        f'edgebert.load("<this folder>").{use}(["some text"])',
+        f'edgebert.load("<this folder>").{TASKS[manifest.task].use}(["some text"])',
         "```",
         "",
     ]

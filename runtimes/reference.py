@@ -42,7 +42,7 @@ class TorchSession:
         torch.set_num_threads(config.thread_count)
         self._artifact = artifact
         self._module: torch.nn.Module | None = module
-        self._output = TASKS[artifact.manifest.task].output
+        self._outputs = [output.name for output in TASKS[artifact.manifest.task].outputs]
         self._weights = "checkpoint" if artifact.manifest.format == "torch" else "random, for timing"
 
     def run(self, feed: Feed) -> dict[str, Array]:
@@ -52,7 +52,7 @@ class TorchSession:
             raise closed(self._artifact)
         with torch.inference_mode():
             outputs = module(**{name: torch.from_numpy(array) for name, array in feed.items()})
-        return {self._output: outputs[self._output].numpy()}
+        return {name: outputs[name].numpy() for name in self._outputs}
 
     def facts(self) -> dict[str, Any]:
         """See :class:`~edgebert.runtimes.session.Session`."""

@@ -67,7 +67,7 @@ ERRORS: dict[str, tuple[dict[str, str | bytes], str, str]] = {
     "number for text": ({"train.jsonl": '{"text": 5}\n'}, "not text but int", "line 1, field 'text'"),
     "null for text": ({"train.jsonl": '{"text": null}\n'}, "not text but NoneType", "line 1, field 'text'"),
     "half a surrogate": ({"train.jsonl": '{"text": "\\ud800"}\n'}, "surrogate", "line 1, field 'text'"),
-    "list for label": ({"train.jsonl": '{"text": "a", "label": ["b"]}\n'}, "label is list", "field 'label'"),
+    "lists for label": ({"train.jsonl": '{"text": "a", "label": [["b"]]}\n'}, "no names", "field 'label'"),
     "endless label": (
         {"train.jsonl": '{"text": "a", "label": 1e999}\n'},
         "no number",

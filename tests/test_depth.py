@@ -79,7 +79,7 @@ def test_each_layer_moves_whole(
     made = cut(source, keep, tmp_path / "made")
     assert made.manifest.kept_layers == keep
     before, after = load_file(source.path / "model.safetensors"), load_file(made.path / "model.safetensors")
-    prefix = (FAMILIES[family].base_prefix if task == "text-classification" else "") + FAMILIES[family].layer_prefix
+    prefix = (FAMILIES[family].base_prefix if task != "feature-extraction" else "") + FAMILIES[family].layer_prefix
     origin = {f"{prefix}{new}.": f"{prefix}{old}." for new, old in enumerate(keep)}
     expected = {name: tensor for name, tensor in before.items() if not name.startswith(prefix)}
     for new, old in origin.items():

@@ -19,6 +19,7 @@ from edgebert.artifact import Artifact
 from edgebert.errors import InputError
 from edgebert.exporters import graph
 from edgebert.exporters.graph import MODEL, OPSET, GraphConfig, build_graph, trace
+from edgebert.families import FAMILIES
 from edgebert.registry import target_named
 from edgebert.runtimes.reference import reference_session
 from edgebert.runtimes.session import Feed, Session, SessionConfig
@@ -27,11 +28,10 @@ from edgebert.tasks import TASKS
 
 pytestmark = pytest.mark.xdist_group("exports")
 
-PAIRS = [(family, task) for family in tiny.FAMILIES for task in tiny.TASKS]
 CLASSIFIER = ("bert", "text-classification")
 LONGEST = 33
 
-each_pair = pytest.mark.parametrize(("family", "task"), PAIRS)
+each_pair = pytest.mark.parametrize(("family", "task"), tiny.PAIRS)
 
 
 def open_session(artifact: Artifact) -> Session:
@@ -41,7 +41,7 @@ def open_session(artifact: Artifact) -> Session:
 
 def run(artifact: Artifact, feed: Feed) -> npt.NDArray[np.float32]:
     session = open_session(artifact)
-    result: npt.NDArray[np.float32] = session.run(feed)[TASKS[artifact.manifest.task].output]
+    result: npt.NDArray[np.float32] = session.run(feed)[TASKS[artifact.manifest.task].outputs[0].name]
     session.close()
     return result
 
@@ -75,7 +75,7 @@ def test_every_depth_computes_what_pytorch_computes(family: str, task: str, laye
     # The template was traced from other weights: all of these were swapped in.
     source = exports.checkpoint(family, task, layers)
     session, reference = open_session(exports.artifact(family, task, layers)), reference_session(source)
-    output = TASKS[task].output
+    output = TASKS[task].outputs[0].name
     for mask in masks():
         feed = inputs_of(source, mask)
         result, expected = session.run(feed), reference.run(feed)
@@ -113,7 +113,7 @@ def test_what_is_masked_does_not_count(family: str, task: str, exports: Exports)
     feed = inputs_of(artifact, mask)
     # Roberta counts positions by tokens that are not padding.
     feed["input_ids"][mask == 0] = 1
-    other = {**feed, "input_ids": np.where(mask == 0, 9 if family != "roberta" else 1, feed["input_ids"])}
+    other = {**feed, "input_ids": np.where(mask == 0, 1 if FAMILIES[family].position_offset else 9, feed["input_ids"])}
     wider = {
         name: np.pad(array, ((0, 0), (0, 5)), constant_values=int(name == "input_ids")) for name, array in feed.items()
     }
@@ -151,10 +151,10 @@ def test_the_graph_is_standard_and_names_its_dimensions(family: str, task: str, 
     assert [value.name for value in model.graph.input] == names
     assert all(dimensions(value) == ["batch", "sequence"] for value in model.graph.input)
     assert {value.type.tensor_type.elem_type for value in model.graph.input} == {onnx.TensorProto.INT64}
-    (output,) = model.graph.output
-    assert output.name == TASKS[task].output
-    last = len(tiny.LABELS) if task == "text-classification" else tiny.HIDDEN
-    assert dimensions(output) == (["batch", last] if task == "text-classification" else ["batch", "sequence", last])
+    vocab = exports.checkpoint(family, task).manifest.architecture.vocab
+    widths = {"labels": len(tiny.HEADS_OF.get(task, ())), "hidden": tiny.HIDDEN, "vocab": vocab}
+    expected = [(output.name, [widths.get(dim, dim) for dim in output.shape]) for output in TASKS[task].outputs]
+    assert [(value.name, dimensions(value)) for value in model.graph.output] == expected
 
 
 @each_pair

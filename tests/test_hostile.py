@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from hostile import CASES, GOLDEN_CASES
-from tiny import FAMILIES, PEAK, TASKS, Exports
+from tiny import PAIRS, PEAK, TASKS, Exports
 
 from edgebert import build
 from edgebert.artifact import MANIFEST, MANIFEST_HASH, Artifact
@@ -126,8 +126,7 @@ def test_every_flipped_bit_is_noticed_before_the_engine_sees_it(sound: Path, tmp
     load(copy, threads=1).close()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("family", "task"), PAIRS)
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_what_edgebert_writes_is_accepted(exports: Exports, family: str, task: str, precision: str) -> None:
     artifact = exports.artifact(family, task, precision=precision)

@@ -13,7 +13,7 @@ from edgebert.errors import UsageError
 from edgebert.training.objectives import METHODS, method_named
 from edgebert.training.objectives.base import Batch, Outputs, Weights, masked_mean
 from edgebert.training.objectives.hidden import hidden_loss, uniform_map
-from edgebert.training.objectives.logits import soft_label_loss
+from edgebert.training.objectives.losses import soft_label_loss
 from edgebert.training.objectives.task import embedding_loss, labels_term, pool
 
 

@@ -20,11 +20,17 @@ from edgebert.artifact import Artifact
 from edgebert.judging.parity import TOLERANCES, Float, compare, feeds, ledger_texts, onnx_stage, outputs, runner, sample
 from edgebert.runtimes.reference import reference_session
 from edgebert.serving.tokens import TextTokenizer
+from edgebert.tasks import TASKS
 
 pytestmark = pytest.mark.xdist_group("exports")
 
 CLASSIFIER = ("bert", "text-classification")
 KINDS = tuple(TOLERANCES)
+
+
+def ONE(row: Float) -> Float:
+    """All outputs of a text are one decision."""
+    return row[None]
 
 
 def rows(*values: Sequence[float]) -> list[Float]:
@@ -34,7 +40,7 @@ def rows(*values: Sequence[float]) -> list[Float]:
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.lists(st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=4), min_size=1, max_size=5))
 def test_the_same_outputs_pass(kind: str, values: list[list[float]]) -> None:
-    line = compare("same", kind, rows(*values), rows(*values), labels=True)
+    line = compare("same", kind, rows(*values), rows(*values), ONE)
     assert line.ok
     assert (line.max_abs_error, line.mean_abs_error, line.label_agreement) == (0.0, 0.0, 1.0)
     assert line.cosine == pytest.approx(1.0)
@@ -46,7 +52,7 @@ def test_the_same_outputs_pass(kind: str, values: list[list[float]]) -> None:
 def test_nan_and_infinity_never_pass(kind: str, bad: float, where: str) -> None:
     good, broken = rows([1.0, 2.0], [3.0, 1.0]), rows([1.0, 2.0], [3.0, bad])
     reference = good if where == "actual" else broken
-    line = compare("bad", kind, reference, good if where == "reference" else broken, labels=True)
+    line = compare("bad", kind, reference, good if where == "reference" else broken, ONE)
     assert not line.ok
     assert line.max_abs_error > 1e300
     assert line.cosine == 0.0
@@ -71,7 +77,7 @@ def test_nan_and_infinity_never_pass(kind: str, bad: float, where: str) -> None:
 def test_the_largest_error_is_bounded(kind: str, reference: float, error: float, ok: bool) -> None:
     expected = rows([reference] * 64)
     actual = [np.array([reference + error] + [reference] * 63)]
-    line = compare("edge", kind, expected, actual, labels=False)
+    line = compare("edge", kind, expected, actual, None)
     assert line.ok == ok
     assert line.tolerance == pytest.approx(TOLERANCES[kind].max_abs_error * max(1.0, reference))
     assert line.max_abs_error == pytest.approx(error)
@@ -82,8 +88,8 @@ def test_the_largest_error_is_bounded(kind: str, reference: float, error: float,
 def test_the_direction_is_bounded() -> None:
     # Every number within the tolerance, the vector as a whole turned away.
     reference = rows([0.2, 0.2])
-    assert compare("near", "int8", reference, rows([0.2, 0.25]), labels=False).ok
-    turned = compare("turned", "int8", reference, rows([0.2, -0.2]), labels=False)
+    assert compare("near", "int8", reference, rows([0.2, 0.25]), None).ok
+    turned = compare("turned", "int8", reference, rows([0.2, -0.2]), None)
     assert turned.max_abs_error < turned.tolerance
     assert turned.cosine < turned.min_cosine
     assert not turned.ok
@@ -94,20 +100,20 @@ def test_labels_must_agree(flipped: int, ok: bool) -> None:
     # Ten texts that lean a little to the first of two labels, on top of one number shared by all.
     reference = rows(*[[5.0, 4.9]] * 10)
     actual = rows(*[[4.9, 5.0]] * flipped, *[[5.0, 4.9]] * (10 - flipped))
-    line = compare("labels", "int8", reference, actual, labels=True)
+    line = compare("labels", "int8", reference, actual, ONE)
     assert line.label_agreement == pytest.approx(1 - flipped / 10)
     assert line.ok == ok
-    assert compare("labels", "int8", reference, actual, labels=False).ok
+    assert compare("labels", "int8", reference, actual, None).ok
 
 
 def test_who_is_undecided_agrees_with_both() -> None:
     reference, actual = rows([1.0, 1.0 - 1e-6]), rows([1.0 - 1e-6, 1.0])
-    assert compare("tie", "fp32", reference, actual, labels=True).label_agreement == 1.0
+    assert compare("tie", "fp32", reference, actual, ONE).label_agreement == 1.0
 
 
 def test_outputs_of_different_counts_do_not_compare() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        compare("short", "fp32", rows([1.0], [2.0]), rows([1.0]), labels=False)
+        compare("short", "fp32", rows([1.0], [2.0]), rows([1.0]), None)
 
 
 TEXTS = sorted(tiny.texts(20), key=len)
@@ -132,13 +138,16 @@ def test_outputs_leave_the_padding_out() -> None:
     feed = {"input_ids": mask, "attention_mask": mask}
     vectors = outputs(lambda _: hidden, [feed, feed])
     assert [row.tolist() for row in vectors] == [[0, 1, 2, 3], [6, 7, 8, 9, 10, 11]] * 2
+    few = outputs(lambda _: hidden, [feed], 2)
+    assert [row.tolist() for row in few] == [[0, 1, 2, 3], [6, 7, 10, 11]]
     logits = outputs(lambda _: hidden[:, 0], [feed])
     assert [row.tolist() for row in logits] == [[0, 1], [6, 7]]
 
 
 def ledger(reference: Artifact, artifact: Artifact) -> Any:
     batches = feeds(TextTokenizer(reference), TEXTS)
-    expected = outputs(runner(reference_session(reference), reference), batches)
+    most = TASKS[reference.manifest.task].compared
+    expected = outputs(runner(reference_session(reference), reference), batches, most)
     return onnx_stage("line", expected, artifact, batches)[0]
 
 
@@ -172,8 +181,8 @@ def test_a_graph_that_ignores_the_mask_is_caught(exports: Exports) -> None:
         return run({**feed, "attention_mask": np.ones_like(feed["attention_mask"])})
 
     expected, actual = outputs(run, batches), outputs(unmasked, batches)
-    assert compare("alone", "fp32", expected[:20], actual[:20], labels=True).ok
-    assert not compare("all", "fp32", expected, actual, labels=True).ok
+    assert compare("alone", "fp32", expected[:20], actual[:20], ONE).ok
+    assert not compare("all", "fp32", expected, actual, ONE).ok
 
 
 def test_the_packaged_sample_has_texts_of_every_length() -> None:

@@ -24,20 +24,20 @@ from edgebert.artifact import Artifact
 from edgebert.errors import CheckFailed
 from edgebert.exporters.graph import MODEL
 from edgebert.exporters.quantize import DynamicConfig, integer_coverage, quantize_columns, quantize_dynamic
+from edgebert.families import FAMILIES
 from edgebert.judging import parity
 from edgebert.machine import has_int8_dot
 from edgebert.serving.model import load
 from edgebert.serving.tokens import TextTokenizer
 from edgebert.shaping.checkpoint import open_checkpoint
+from edgebert.tasks import TASKS
 
 pytestmark = pytest.mark.xdist_group("exports")
 
 CLASSIFIER = ("bert", "text-classification")
 LAYERS = 3
 
-each_pair = pytest.mark.parametrize(
-    ("family", "task"), [(family, task) for family in tiny.FAMILIES for task in tiny.TASKS]
-)
+each_pair = pytest.mark.parametrize(("family", "task"), tiny.PAIRS)
 Float = npt.NDArray[np.float32]
 
 # Smaller magnitudes than these have no room below them for a scale, and in a model they mean zero.
@@ -144,9 +144,13 @@ def test_a_gemm_becomes_integer_or_is_reported(
     assert integer_coverage(made.path / MODEL)["float"] == []
 
 
-def linears(task: str, layers: int) -> int:
-    """Query, key, value, attention output, FFN up and down; two more in the head."""
-    return 6 * layers + (2 if task == "text-classification" else 0)
+# A dense layer and the classifier; the classifier alone; a dense layer and the table of words.
+HEADS = {"text-classification": 2, "token-classification": 1, "fill-mask": 2}
+
+
+def linears(family: str, task: str, layers: int) -> int:
+    """Query, key, value, attention output, FFN up and down; those of the head, and what widens the embeddings."""
+    return 6 * layers + HEADS.get(task, 0) + (FAMILIES[family].projection is not None)
 
 
 @each_pair
@@ -156,7 +160,7 @@ def test_every_linear_is_integer_in_the_graph_that_runs(family: str, task: str, 
         coverage = artifact.manifest.checks["integer"]
         assert coverage == integer_coverage(artifact.path / MODEL)
         assert coverage["float"] == []
-        assert sum(coverage["integer"].values()) == linears(task, layers)
+        assert sum(coverage["integer"].values()) == linears(family, task, layers)
         # Fused: a bare MatMulInteger would be right and slow.
         assert coverage["integer"].keys() <= {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
 
@@ -165,7 +169,7 @@ def test_every_linear_is_integer_in_the_graph_that_runs(family: str, task: str, 
 def test_linears_left_in_float_are_named(family: str, task: str, exports: Exports) -> None:
     coverage = integer_coverage(exports.artifact(family, task).path / MODEL)
     assert coverage["integer"] == {}
-    assert len(coverage["float"]) == linears(task, LAYERS)
+    assert len(coverage["float"]) == linears(family, task, LAYERS)
 
 
 def initializers(artifact: Artifact) -> Iterator[tuple[str, npt.NDArray[Any]]]:
@@ -180,7 +184,7 @@ def test_only_vectors_stay_in_float(family: str, task: str, exports: Exports) ->
     assert all(array.shape[1] == 1 and name.endswith(".scale") for name, array in matrices.items())
     tables = 2 if family == "distilbert" else 3
     integers = sum(array.dtype == np.int8 and array.ndim == 2 for array in weights.values())
-    assert integers == tables + linears(task, LAYERS)
+    assert integers == tables + linears(family, task, LAYERS)
 
 
 def signature(model: onnx.ModelProto) -> list[tuple[str, onnx.TypeProto]]:
@@ -197,8 +201,8 @@ def test_the_graph_is_valid_and_portable(family: str, task: str, exports: Export
     # What stays are attention's two products of activations a layer.
     assert (operators["Gemm"], operators["MatMul"]) == (0, 2 * LAYERS)
     # Query, key and value read one and the same quantized activation.
-    assert operators["MatMulInteger"] == linears(task, LAYERS)
-    assert operators["DynamicQuantizeLinear"] == linears(task, LAYERS) - 2 * LAYERS
+    assert operators["MatMulInteger"] == linears(family, task, LAYERS)
+    assert operators["DynamicQuantizeLinear"] == linears(family, task, LAYERS) - 2 * LAYERS
     assert signature(model) == signature(onnx.load(exports.artifact(family, task).path / MODEL))
 
 
@@ -222,7 +226,7 @@ def test_int8_stays_close_to_fp32(family: str, task: str, exports: Exports) -> N
     exact, rounded = exports.artifact(family, task), exports.artifact(family, task, precision="int8")
     batches = parity.feeds(TextTokenizer(exact), tiny.texts(24, seed=7))
     with load(exact.path) as model:
-        truth = parity.outputs(model.run, batches)
+        truth = parity.outputs(model.run, batches, TASKS[task].compared)
     line, _ = parity.onnx_stage("int8", truth, rounded, batches)
     assert line.cosine > 0.98
     # And it is not the same graph again.

@@ -23,7 +23,8 @@ from edgebert import stage
 from edgebert.artifact import Artifact
 from edgebert.errors import InputError, ItemError, UsageError
 from edgebert.machine import allowed_threads
-from edgebert.serving.model import Model, load, normalized, pool, softmax
+from edgebert.serving.answers import normalized, pool, softmax
+from edgebert.serving.model import Model, load
 from edgebert.serving.tokens import TextTokenizer, batches
 from edgebert.shaping.checkpoint import load_module
 

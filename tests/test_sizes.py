@@ -12,6 +12,7 @@ import torch
 
 from edgebert.families import FAMILIES
 from edgebert.shaping.sizes import Shape, flops_per_token, matrices, parameters, shape_of, weight_bytes, with_layers
+from edgebert.tasks import TASKS
 
 # The 24 small BERTs of google-research/bert, by layers and hidden size.
 GOOGLE = {
@@ -40,18 +41,22 @@ def test_other_published_sizes() -> None:
     assert parameters(minilm) == 22_713_216
     distilbert = Shape(6, 768, 12, 3072, 30522, types=0, pooler=False)
     assert parameters(distilbert) == 66_362_880
+    xlm_roberta = Shape(12, 768, 12, 3072, 250_002, positions=514, types=1)
+    assert parameters(xlm_roberta) == 278_043_648
+    camembert = replace(xlm_roberta, vocab=32_005)
+    assert parameters(camembert) == 110_621_952
 
 
 @pytest.mark.parametrize("task", tiny.TASKS)
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize("layers", [1, 2, 5])
 def test_parameters_are_those_that_pytorch_counts(layers: int, family: str, task: str) -> None:
-    labels = 5 if task == "text-classification" else 0
+    labels = 5 if TASKS[task].has_labels else 0
     heads = {"id2label": {i: str(i) for i in range(labels)}} if labels else {}
     config = tiny.config_of(family, 99, layers, heads)
     with torch.device("meta"):
         module = tiny.auto_class(task).from_config(config)
-    shape = shape_of(json.loads(config.to_json_string(use_diff=False)), FAMILIES[family], labels)
+    shape = shape_of(json.loads(config.to_json_string(use_diff=False)), FAMILIES[family], TASKS[task], labels)
     assert parameters(shape) == sum(parameter.numel() for parameter in module.parameters())
     stored = sum(p.numel() for name, p in module.named_parameters() if p.ndim == 2)
     assert matrices(shape) == stored
@@ -62,7 +67,9 @@ def test_a_config_as_the_hub_has_it() -> None:
         "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
         "vocab_size": 30522, "max_position_embeddings": 512,
     }  # fmt: skip
-    assert shape_of(published, FAMILIES["bert"]) == Shape(6, 384, 12, 1536, 30522, positions=512, types=2)
+    assert shape_of(published, FAMILIES["bert"], TASKS["feature-extraction"]) == Shape(
+        6, 384, 12, 1536, 30522, positions=512, types=2
+    )
 
 
 def test_layers_cost_the_same_each() -> None:

@@ -339,7 +339,7 @@ MISFITS: dict[str, tuple[TrainConfig, dict[str, Any], type[EdgebertError], str]]
     "other task": (DISTILL, {"task": "feature-extraction"}, InputError, "tasks differ"),
     "other width": (DISTILL, {"hidden": 64}, InputError, "widths differ: 32 and 64.*--method logits"),
     "other vocabulary": (DISTILL, {"vocab": 9}, InputError, "vocabularies differ"),
-    "scores": (QUICK, {"data": replace(DATA, kind="score")}, InputError, "scores cannot be trained on"),
+    "scores": (QUICK, {"data": replace(DATA, kind="score")}, InputError, "scores, for single_label_classification"),
     "no labels": (QUICK, {"data": replace(DATA, kind="none")}, InputError, "no labels to train on"),
     "labels of others": (QUICK, {"data": replace(DATA, labels=("x", "y"))}, InputError, "are not those of"),
     "unknown method": (replace(QUICK, method="magic"), {}, UsageError, "unknown training method"),

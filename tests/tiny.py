@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import struct
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,26 @@ from edgebert.exporters.quantize import DynamicConfig, quantize_dynamic
 from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.shaping.depth import TruncateConfig, truncate
 
-FAMILIES = ("bert", "distilbert", "roberta")
-TASKS = ("text-classification", "feature-extraction")
+FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra")
+TASKS = ("text-classification", "feature-extraction", "token-classification", "fill-mask")
 LABELS = ("no", "maybe", "yes")
+TAGS = ("O", "B-thing", "I-thing", "B-time")
 HIDDEN, HEADS, FFN, MAX_LENGTH = 32, 4, 64, 64
+# Electra's tables are narrower than its hidden states.
+EMBEDDING = 16
+
+# The labels that each task's head tells apart, and transformers' class for it.
+HEADS_OF = {"text-classification": LABELS, "token-classification": TAGS}
+AUTO_CLASSES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "feature-extraction": "AutoModel",
+    "token-classification": "AutoModelForTokenClassification",
+    "fill-mask": "AutoModelForMaskedLM",
+}
+
+# What the slower tests go through: each family as a classifier, and bert over each task. `test_families.py` has
+# every pair.
+PAIRS = tuple((f, t) for f in FAMILIES for t in TASKS if t == TASKS[0] or f == FAMILIES[0])
 
 # The last of them decide the labels of `labelled`.
 # fmt: off
@@ -50,6 +67,11 @@ def peak_bytes():
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+_ROBERTAS: dict[str, Any] = {
+    "roberta": transformers.RobertaConfig,
+    "xlm-roberta": transformers.XLMRobertaConfig,
+    "camembert": transformers.CamembertConfig,
+}
 
 
 def checkpoint(
@@ -57,23 +79,26 @@ def checkpoint(
     family: str = "bert",
     task: str = "text-classification",
     layers: int = 3,
-    labels: Sequence[str] = LABELS,
+    labels: Sequence[str] | None = None,
     seed: int = 0,
     *,
     fresh: bool = False,
+    problem: str | None = None,
 ) -> Path:
     """A Hugging Face folder with random weights, large enough that every layer changes the answer.
 
     Biases and LayerNorms are random too, as after training; ``fresh`` leaves them as a new model has
-    them: all biases zero, all LayerNorms one. A sentence encoder pools by normalized means.
+    them: all biases zero, all LayerNorms one. A sentence encoder pools by normalized means. ``problem`` is a
+    classifier's problem_type.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = bpe() if family == "roberta" else wordpiece()
+    tokenizer = tokenizer_of(family)
     tokenizer.save(str(folder / "tokenizer.json"))
     _write(folder / "tokenizer_config.json", _tokenizer_config(family))
-    names = dict(enumerate(labels))
-    heads = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
-    config = config_of(family, tokenizer.get_vocab_size(), layers, heads if task == TASKS[0] else {})
+    names = dict(enumerate(labels or HEADS_OF.get(task, ())))
+    heads: dict[str, Any] = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    heads |= {"problem_type": problem} if problem else {}
+    config = config_of(family, tokenizer.get_vocab_size(), layers, heads if names else {})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = auto_class(task).from_config(config)
@@ -87,9 +112,7 @@ def checkpoint(
 
 def auto_class(task: str) -> Any:
     """transformers' class for a task."""
-    if task == "text-classification":
-        return transformers.AutoModelForSequenceClassification
-    return transformers.AutoModel
+    return getattr(transformers, AUTO_CLASSES[task])
 
 
 def config_of(family: str, vocab: int, layers: int, heads: dict[str, Any]) -> transformers.PretrainedConfig:
@@ -105,11 +128,14 @@ def config_of(family: str, vocab: int, layers: int, heads: dict[str, Any]) -> tr
     }  # fmt: skip
     if family == "bert":
         return transformers.BertConfig(max_position_embeddings=MAX_LENGTH, **shape)
+    if family == "electra":
+        return transformers.ElectraConfig(max_position_embeddings=MAX_LENGTH, embedding_size=EMBEDDING, **shape)
     # The first two rows of roberta's position table are no positions.
-    return transformers.RobertaConfig(
+    made: transformers.PretrainedConfig = _ROBERTAS[family](
         max_position_embeddings=MAX_LENGTH + 2, type_vocab_size=1, pad_token_id=1, bos_token_id=0,
         eos_token_id=2, **shape,
     )  # fmt: skip
+    return made
 
 
 def _randomize_vectors(module: torch.nn.Module) -> None:
@@ -117,6 +143,13 @@ def _randomize_vectors(module: torch.nn.Module) -> None:
         for parameter in module.parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter), alpha=0.2)
+
+
+def tokenizer_of(family: str) -> Tokenizer:
+    """A family's own kind of tokenizer."""
+    if family == "roberta":
+        return bpe()
+    return unigram() if family in _ROBERTAS else wordpiece()
 
 
 def wordpiece() -> Tokenizer:
@@ -156,8 +189,39 @@ def bpe() -> Tokenizer:
     return tokenizer
 
 
+def unigram() -> Tokenizer:
+    """XLM-RoBERTa's tokenizer: SentencePiece's pieces, with letters for everything that is no word."""
+    words = [(f"▁{word}", -float(len(word))) for word in WORDS]
+    letters = [(letter, -9.0) for letter in ("▁", *_LETTERS, *"0123456789.,!?'-")]
+    pieces = [*((special, 0.0) for special in _ROBERTA_SPECIAL), *words, *letters]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=_ROBERTA_SPECIAL.index("<unk>"), byte_fallback=False))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Precompiled(charsmap(b"Z", b"z")), normalizers.Replace("``", "'"), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens(list(_ROBERTA_SPECIAL))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "<s> $A </s>",
+        "<s> $A </s> </s> $B </s>",
+        [(word, _ROBERTA_SPECIAL.index(word)) for word in ("<s>", "</s>")],
+    )
+    return tokenizer
+
+
+def charsmap(one: bytes, other: bytes) -> bytes:
+    """SentencePiece's map of characters that knows a single byte: a double-array trie, then what to put instead."""
+    units = [0] * 512
+    byte, leaf = one[0], 256
+    # Label, whether it ends a key, and the distance to the leaf; the leaf holds the place of the replacement.
+    units[byte] = byte | 1 << 8 | (byte ^ leaf) << 10
+    units[leaf] = 1 << 31
+    trie = struct.pack(f"<{len(units)}I", *units)
+    return struct.pack("<I", len(trie)) + trie + other + b"\0"
+
+
 def _tokenizer_config(family: str) -> dict[str, Any]:
-    if family == "roberta":
+    if family in _ROBERTAS:
         begin, pad, end, unknown, mask = _ROBERTA_SPECIAL
         special = {"bos_token": begin, "cls_token": begin, "eos_token": end, "sep_token": end}
     else:
@@ -167,7 +231,7 @@ def _tokenizer_config(family: str) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": MAX_LENGTH,
-        "model_input_names": ["input_ids", "attention_mask", *(["token_type_ids"] * (family == "bert"))],
+        "model_input_names": ["input_ids", "attention_mask", *(["token_type_ids"] * (family in ("bert", "electra")))],
         **special,
     }
 
@@ -201,6 +265,14 @@ def labelled(folder: Path, rows: int = 60, labels: Sequence[str] = LABELS) -> Pa
             row = {"text": f"{WORDS[-1 - which]} {text}", "label": labels[which]}
             lines.append(json.dumps(row) + "\n")
         (folder / f"{split}.jsonl").write_text("".join(lines), "utf-8")
+    return folder
+
+
+def write_parts(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """Data of these rows in train, and a fourth of them, the last, in dev and test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, part in (("train", rows), ("dev", rows[-len(rows) // 4 :]), ("test", rows[-len(rows) // 4 :])):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), "utf-8")
     return folder
 
 

@@ -97,9 +97,10 @@ def _check_training(request: FitRequest, data: Data, source: Artifact) -> None:
 
     for config in (request.student, request.teacher):
         check_settings(config)
-    if data.kind != "label" and source.manifest.labels:
-        raise UsageError("the data has no class labels for this classifier", request.data, "add a label column")
-    if data.kind != "label" and not method_named(request.student.method).encoder_terms:
+    if data.kind == "none" and source.manifest.labels:
+        raise UsageError("the data has no labels for this classifier", request.data, "add a label column")
+    encoder = source.manifest.pooling is not None and not build.learns_labels(source, data)
+    if encoder and not method_named(request.student.method).encoder_terms:
         remedy = "use --method hidden or logits"
         raise UsageError("a sentence encoder learns only from a teacher", f"--method {request.student.method}", remedy)
 

@@ -72,12 +72,12 @@ class Workshop:
     def _starting_point(self, source: Artifact) -> tuple[Artifact, Data, bool]:
         """The full-depth checkpoint with the task's head, the data in its labels, whether it needs no training."""
         data = read(self.request.data, self.request.columns, self.request.seed)
-        if data.kind != "label":
+        if not build.learns_labels(source, data):
             return source, data, True
         out = self.folder / "checkpoints" / "start"
-        start, data, ready = build.classifier(self.request.model, data, out, self.request.seed)
+        start, data, ready = build.with_head(self.request.model, data, out, self.request.seed)
         if not ready:
-            name, count = source.manifest.name, len(data.labels)
+            name, count = source.manifest.name, len(start.manifest.labels)
             log.info("%s is not fine-tuned for these %d labels: a teacher will be trained first", name, count)
         return start, data, ready
 
@@ -121,8 +121,8 @@ class Workshop:
             return self._exporter.truncated(tuple(range(layers)))
         out = self.folder / "checkpoints" / "base"
         base = open_checkpoint(self.request.init_from)
-        if self.data.kind == "label":
-            base, _, _ = build.classifier(self.request.init_from, self.data, out, self.request.seed)
+        if build.learns_labels(self.start, self.data):
+            base, _, _ = build.with_head(self.request.init_from, self.data, out, self.request.seed)
         return build.Exporter(base, [], "", self.folder / "work" / "base").truncated(tuple(range(layers)))
 
     def _trained(self, source: Artifact, config: TrainConfig, name: str, *, teacher: Artifact | None) -> Artifact:
@@ -165,7 +165,7 @@ class Workshop:
 
     def _reference_model(self, artifact: Artifact, model: Model) -> Model | None:
         """What an encoder on unrated text is compared with: the full-depth fp32 one."""
-        if artifact.manifest.labels:
+        if artifact.manifest.pooling is None:
             return None
         path = self.folder / "artifacts" / "l{}-{}-{}".format(*self.request.teacher_key(self.depth))
         if path == artifact.path:

@@ -8,6 +8,7 @@ import click
 
 from edgebert.artifact import Artifact
 from edgebert.cli import Document, command, flags, table
+from edgebert.tasks import TASKS
 
 
 def _show(document: Document) -> str:
@@ -45,7 +46,7 @@ def entry_of(artifact: Artifact) -> Document:
 @flags.targets("cpu")
 @flags.precisions("fp32")
 @flags.data()
-@click.option("--task", default="auto", help="auto, text-classification or feature-extraction.")
+@click.option("--task", default="auto", help=f"auto (the checkpoint's own), or {', '.join(TASKS)}.")
 @flags.out("Folder for the artifacts, each in its own subfolder.")
 @flags.force
 def run(

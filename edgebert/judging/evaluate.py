@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from edgebert.artifact import problem_of
 from edgebert.errors import InputError
-from edgebert.judging.metrics import Scores, accuracy, agreement, cosine_rows, spearman
+from edgebert.judging.metrics import (
+    Scores,
+    accuracy,
+    agreement,
+    cosine_rows,
+    entity_f1,
+    masked_accuracy,
+    micro_f1,
+    spearman,
+)
+from edgebert.masking import hidden_tokens
+from edgebert.serving.answers import Prediction
 from edgebert.serving.model import Model
 from edgebert.serving.tokens import MAX_ITEMS, Text
 from edgebert.training.data import Row
+
+T = TypeVar("T")
 
 
 def text_of(row: Row) -> Text:
@@ -21,20 +36,22 @@ def text_of(row: Row) -> Text:
 
 
 def evaluate(model: Model, rows: Sequence[Row], reference: Model | None = None) -> Scores:
-    """Scores of ``model`` on ``rows``.
+    """Scores of ``model`` on ``rows``, by the metric of its task's problem.
 
-    A classifier: accuracy. An encoder: Spearman's rank correlation with the rated pairs, or, where rows
-    are not rated, the cosine with the ``reference`` encoder's vectors. Raises InputError where the rows
-    do not allow any of these.
+    A classifier: accuracy, or micro F1 where texts have several labels. A tagger: F1 of entities. A masked model: the
+    share of hidden tokens it guesses. A regression:
+    Spearman's rank correlation. An encoder: the same of its vectors' cosines with the rated pairs, or, where rows
+    are not rated, the cosine with the ``reference`` encoder's vectors. Raises InputError where the rows do not
+    allow any of these.
     """
-    if model.artifact.manifest.labels:
-        expected = [row.label for row in rows]
-        if not all(isinstance(label, str) for label in expected):
-            raise InputError("no class labels to judge a classifier by", "the data", "add a label column")
-        return _classified(model, rows, list(map(str, expected)))
+    judge = _JUDGES.get(problem_of(model.artifact.manifest).data)
+    return judge(model, rows) if judge else _encoded(model, rows, reference)
+
+
+def _encoded(model: Model, rows: Sequence[Row], reference: Model | None) -> Scores:
     if all(row.text_b is not None and isinstance(row.label, float) for row in rows):
         first, second = _vectors(model, [row.text for row in rows]), _vectors(model, [str(row.text_b) for row in rows])
-        return spearman(cosine_rows(first, second), [float(row.label or 0.0) for row in rows])
+        return spearman(cosine_rows(first, second), _labels(rows, float, "scores"))
     if reference is None:
         raise InputError("neither ratings nor a reference to judge an encoder by", "the data", "add text_b and label")
     return agreement(_vectors(model, _texts(rows)), _vectors(reference, _texts(rows)))
@@ -44,23 +61,79 @@ def _vectors(model: Model, texts: Sequence[Text]) -> npt.NDArray[np.float32]:
     return np.concatenate([model.encode(part) for part in _parts(texts)])
 
 
-def _parts(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
+def _parts(texts: Sequence[T]) -> Iterator[Sequence[T]]:
     """As many texts as a call may have; an empty list is one part."""
     for start in range(0, max(1, len(texts)), MAX_ITEMS):
         yield texts[start : start + MAX_ITEMS]
 
 
-def _classified(model: Model, rows: Sequence[Row], expected: Sequence[str]) -> Scores:
+def _predicted(model: Model, rows: Sequence[Row]) -> list[Prediction]:
+    return [answer for part in _parts([text_of(row) for row in rows]) for answer in model.predict(part)]
+
+
+def _labels(rows: Sequence[Row], kind: type[T], what: str) -> list[T]:
+    """What rows are labelled with. Raises InputError where it is of another type."""
+    found = [row.label for row in rows if isinstance(row.label, kind)]
+    if len(found) != len(rows):
+        raise InputError(f"no {what} to judge by", "the data", "add a label column")
+    return found
+
+
+def _classified(model: Model, rows: Sequence[Row]) -> Scores:
     """Accuracy, with the answers that it comes from."""
+    expected = _labels(rows, str, "class labels")
     labels = model.artifact.manifest.labels
     index = {label: number for number, label in enumerate(labels)}
-    answers = [answer for part in _parts([text_of(row) for row in rows]) for answer in model.predict(part)]
+    answers = _predicted(model, rows)
     return replace(
         accuracy([answer.label for answer in answers], expected),
         labels=labels,
         predicted=np.array([index[answer.label] for answer in answers], dtype=np.int32),
         confidence=np.array([answer.score for answer in answers], dtype=np.float32),
     )
+
+
+def _multiply_classified(model: Model, rows: Sequence[Row]) -> Scores:
+    expected = _labels(rows, tuple, "lists of labels")
+    return micro_f1([answer.labels for answer in _predicted(model, rows)], expected)
+
+
+def _rated(model: Model, rows: Sequence[Row]) -> Scores:
+    ratings = _labels(rows, float, "scores")
+    return spearman(np.array([answer.score for answer in _predicted(model, rows)]), ratings)
+
+
+def _tagged(model: Model, rows: Sequence[Row]) -> Scores:
+    expected = _labels(rows, tuple, "tags")
+    predicted = [tags for part in _parts(rows) for tags in model.tag_words([row.words for row in part])]
+    return entity_f1(predicted, expected)
+
+
+def _guessed(model: Model, rows: Sequence[Row]) -> Scores:
+    """A seeded 15 % of each text's tokens, hidden and guessed."""
+    mask, counts = model.tokenizer.mask_id, []
+    for part in _parts([text for row in rows for text in (row.text, row.text_b) if text is not None]):
+        tokens = model.tokenize(part)
+        hidden = [hidden_tokens(text, item.places) for text, item in zip(part, tokens, strict=True)]
+        asked = [
+            replace(item, ids=[mask if i in some else token for i, token in enumerate(item.ids)], rest=())
+            for item, some in zip(tokens, map(set, hidden), strict=True)
+        ]
+        for item, masked, some, best in zip(tokens, asked, hidden, model.best_tokens(asked), strict=True):
+            # The text may hold a mask token of its own.
+            places = [i for i, token in enumerate(masked.ids) if token == mask]
+            hits = sum(item.ids[i] == guess for i, guess in zip(places, best, strict=True) if i in some)
+            counts.append((hits, len(some)))
+    return masked_accuracy(counts)
+
+
+_JUDGES: Mapping[str, Callable[[Model, Sequence[Row]], Scores]] = {
+    "label": _classified,
+    "labels": _multiply_classified,
+    "score": _rated,
+    "tags": _tagged,
+    "text": _guessed,
+}
 
 
 def _texts(rows: Sequence[Row]) -> list[Text]:

@@ -33,7 +33,7 @@ class _Measured:
         session_config = SessionConfig(settings["threads"], timing_only=True)
         session = target_named(settings["target"]).resolve()(artifact, session_config)
         self._model = Model(artifact, session, TextTokenizer(artifact, self._seq_len))
-        self._model.answer(self._model.tokenize(["a first answer"]))
+        self._model.finish(self._model.tokenize(["a first answer"]))
         self._cold_start_ms = (time.perf_counter() - start) * 1e3
 
     def open(self) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class _Measured:
             start = time.perf_counter_ns()
             tokens = self._model.tokenize(texts)
             middle = time.perf_counter_ns()
-            self._model.answer(tokens)
+            self._model.finish(tokens)
             end = time.perf_counter_ns()
             tokenize.append((middle - start) / 1e6)
             total.append((end - start) / 1e6)
@@ -59,7 +59,7 @@ class _Measured:
     def _warm_up(self, calls: Calls) -> None:
         until = time.perf_counter() + self._warm_ms / 1e3
         for texts in itertools.cycle(calls):
-            self._model.answer(self._model.tokenize(texts))
+            self._model.finish(self._model.tokenize(texts))
             if time.perf_counter() > until:
                 return
 

@@ -6,14 +6,14 @@ bootstrapped in pairs, on the same texts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-Float = npt.NDArray[np.float64]
-Aggregate = Callable[[Float], Float]
+from edgebert.aggregates import AGGREGATES, Aggregate, Float
+from edgebert.spans import entity_counts
 
 RESAMPLES = 1000
 _LEVEL = 0.95
@@ -31,8 +31,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a metric is computed from, one row a text: [n, 1] of 0/1 hits, or [n, 2] of paired ratings.
+    """What a metric is computed from, one row a text.
 
+    [n, 1] of 0/1 hits, [n, 2] of paired ratings or of counts (right, all), or [n, 3] of counts (right, answered,
+    expected).
     A classifier's also hold what was answered: ``predicted`` [n] are indices into ``labels``, which has the
     artifact's own order, and ``confidence`` [n] is the probability of each answer.
     """
@@ -46,10 +48,10 @@ class Scores:
     def metric_value(self) -> Metric:
         """The metric and its interval."""
         low, high = np.quantile(self._resampled(), _tails())
-        return Metric(self.metric, float(_AGGREGATES[self.metric](self.rows[None])[0]), float(low), float(high))
+        return Metric(self.metric, float(AGGREGATES[self.metric](self.rows[None])[0]), float(low), float(high))
 
     def _resampled(self) -> Float:
-        return resample(self.rows, _AGGREGATES[self.metric])
+        return resample(self.rows, AGGREGATES[self.metric])
 
 
 def accuracy(predicted: Sequence[str], expected: Sequence[str]) -> Scores:
@@ -58,9 +60,30 @@ def accuracy(predicted: Sequence[str], expected: Sequence[str]) -> Scores:
     return Scores("accuracy", np.array(hits, dtype=np.float64).reshape(-1, 1))
 
 
-def spearman(similarities: npt.NDArray[np.floating], ratings: Sequence[float]) -> Scores:
-    """Rank correlation of cosine similarities with human ratings (STS)."""
-    return Scores("spearman", np.column_stack([similarities, np.asarray(ratings)]).astype(np.float64))
+def micro_f1(predicted: Sequence[Collection[str]], expected: Sequence[Collection[str]]) -> Scores:
+    """F1 over all labels of all texts together: 2 · right / (answered + expected)."""
+    pairs = [(set(p), set(e)) for p, e in zip(predicted, expected, strict=True)]
+    counts = [(len(p & e), len(p), len(e)) for p, e in pairs]
+    return Scores("micro_f1", np.array(counts, dtype=np.float64).reshape(-1, 3))
+
+
+def entity_f1(predicted: Sequence[Sequence[str]], expected: Sequence[Sequence[str]]) -> Scores:
+    """F1 of entities right in type and both ends, over all texts together, from IOB2 tags of the same words.
+
+    As conlleval (Tjong Kim Sang and De Meulder 2003) and seqeval's default count.
+    """
+    counts = [entity_counts(p, e) for p, e in zip(predicted, expected, strict=True)]
+    return Scores("entity_f1", np.array(counts, dtype=np.float64).reshape(-1, 3))
+
+
+def masked_accuracy(counts: Sequence[tuple[int, int]]) -> Scores:
+    """Share of hidden tokens that were guessed, over all texts together, from (guessed, hidden) of each text."""
+    return Scores("masked_accuracy", np.array(counts, dtype=np.float64).reshape(-1, 2))
+
+
+def spearman(answers: npt.NDArray[np.floating], ratings: Sequence[float]) -> Scores:
+    """Rank correlation of what a model answers, a score or the cosine of a pair, with human ratings (STS)."""
+    return Scores("spearman", np.column_stack([answers, np.asarray(ratings)]).astype(np.float64))
 
 
 def agreement(vectors: npt.NDArray[np.floating], reference: npt.NDArray[np.floating]) -> Scores:
@@ -73,7 +96,7 @@ def difference(first: Scores, second: Scores) -> Metric:
     if first.metric != second.metric or len(first.rows) != len(second.rows):
         raise ValueError("paired scores must be of one metric and one set of texts")
     both = np.concatenate([first.rows, second.rows], axis=1)
-    aggregate, width = _AGGREGATES[first.metric], first.rows.shape[1]
+    aggregate, width = AGGREGATES[first.metric], first.rows.shape[1]
 
     def gap(rows: Float) -> Float:
         result: Float = aggregate(rows[..., :width]) - aggregate(rows[..., width:])
@@ -102,33 +125,5 @@ def cosine_rows(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating
     return result
 
 
-def _mean(rows: Float) -> Float:
-    result: Float = rows[..., 0].mean(axis=-1)
-    return result
-
-
-def _rank_correlation(rows: Float) -> Float:
-    """Spearman's rho with average ranks for ties, over the second-last axis."""
-    x, y = _ranks(rows[..., 0]), _ranks(rows[..., 1])
-    x, y = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
-    scale = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
-    result: Float = np.where(scale > 0, (x * y).sum(axis=-1) / np.where(scale > 0, scale, 1), 0.0)
-    return result
-
-
-def _ranks(values: Float) -> Float:
-    return np.stack([_average_ranks(row) for row in values.reshape(-1, values.shape[-1])]).reshape(values.shape)
-
-
-def _average_ranks(row: Float) -> Float:
-    _, inverse, counts = np.unique(row, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    result: Float = (last - (counts - 1) / 2)[inverse]
-    return result
-
-
 def _tails() -> list[float]:
     return [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]
-
-
-_AGGREGATES: dict[str, Aggregate] = {"accuracy": _mean, "cosine": _mean, "spearman": _rank_correlation}

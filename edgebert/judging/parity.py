@@ -13,7 +13,7 @@ from importlib.resources import files
 import numpy as np
 import numpy.typing as npt
 
-from edgebert.artifact import Artifact
+from edgebert.artifact import Artifact, Manifest, problem_of, width_of
 from edgebert.judging.evaluate import text_of
 from edgebert.judging.metrics import cosine_rows
 from edgebert.registry import target_named
@@ -24,6 +24,8 @@ from edgebert.training.data import Data, sample_texts
 
 Float = npt.NDArray[np.floating]
 Run = Callable[[Batch], Float]
+# The outputs of a text [d] laid out as decisions [n, choices], of which the largest counts.
+Choices = Callable[[Float], Float]
 
 _BATCH = 8
 # Texts that the ledger is written on.
@@ -52,8 +54,8 @@ class Stage:
     """One line of the ledger. Errors are absolute, and ``cosine`` are taken over all outputs together.
 
     ``tolerance`` bounds ``max_abs_error``, ``min_cosine`` and ``min_label_agreement`` the other two.
-    ``label_agreement`` is None where the task has no labels; a reference that is itself undecided between
-    two labels within the tolerance counts as agreeing.
+    ``label_agreement`` is the share of equal decisions, None where outputs decide nothing; a reference that is
+    itself undecided between two labels within the tolerance counts as agreeing.
     """
 
     name: str
@@ -77,17 +79,36 @@ def feeds(tokenizer: TextTokenizer, texts: Sequence[Text]) -> list[Batch]:
     return alone + padded
 
 
-def outputs(run: Run, batches: Sequence[Batch]) -> list[Float]:
-    """One array [d] a text: logits, or the visible tokens' vectors end to end."""
+def outputs(run: Run, batches: Sequence[Batch], most: int | None = None) -> list[Float]:
+    """One array [d] a text: its outputs, or those of its visible tokens end to end, of ``most`` spread evenly."""
     rows: list[Float] = []
     for feed in batches:
         result = run(feed)
         for row, mask in zip(result, feed["attention_mask"], strict=True):
-            rows.append(row if row.ndim == 1 else row[mask.astype(bool)].ravel())
+            rows.append(row if row.ndim == 1 else _spread(row[mask.astype(bool)], most).ravel())
     return rows
 
 
-def compare(name: str, kind: str, reference: Sequence[Float], actual: Sequence[Float], *, labels: bool) -> Stage:
+def _spread(rows: Float, most: int | None) -> Float:
+    if most is None or len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
+
+
+def choices_of(manifest: Manifest) -> Choices | None:
+    """What the outputs of an artifact decide: a class for each of its rows, yes or no for each class, or nothing."""
+    width = width_of(manifest) or -1
+    layouts: dict[str, Choices] = {
+        "class": lambda row: row.reshape(-1, width),
+        "each": lambda row: np.column_stack([row, np.zeros_like(row)]),
+    }
+    choice = problem_of(manifest).choice
+    return None if choice is None else layouts[choice]
+
+
+def compare(
+    name: str, kind: str, reference: Sequence[Float], actual: Sequence[Float], choices: Choices | None
+) -> Stage:
     """A ledger line from the outputs of two steps on the same batches. NaN and infinity never pass."""
     tolerance = TOLERANCES[kind]
     with np.errstate(invalid="ignore"):
@@ -97,7 +118,7 @@ def compare(name: str, kind: str, reference: Sequence[Float], actual: Sequence[F
     allowed = tolerance.max_abs_error * largest
     worst, mean = float(errors.max()), float(errors.mean())
     cosine = float(cosine_rows(np.concatenate(reference)[None], np.concatenate(actual)[None])[0]) if finite else 0.0
-    agreement = _agreement(reference, actual, min(allowed, 1e-3)) if labels else None
+    agreement = _agreement(reference, actual, choices, min(allowed, 1e-3)) if choices else None
     ok = finite and worst <= allowed and cosine >= tolerance.cosine
     ok = ok and (agreement is None or agreement >= tolerance.label_agreement)
     return Stage(
@@ -108,14 +129,20 @@ def compare(name: str, kind: str, reference: Sequence[Float], actual: Sequence[F
         label_agreement=agreement,
         tolerance=allowed,
         min_cosine=tolerance.cosine,
-        min_label_agreement=tolerance.label_agreement if labels else None,
+        min_label_agreement=tolerance.label_agreement if choices else None,
         ok=ok,
     )
 
 
-def _agreement(reference: Sequence[Float], actual: Sequence[Float], margin: float) -> float:
-    same = [r[int(a.argmax())] >= r.max() - 2 * margin for r, a in zip(reference, actual, strict=True)]
-    return float(np.mean(same))
+def _agreement(reference: Sequence[Float], actual: Sequence[Float], choices: Choices, margin: float) -> float:
+    pairs = zip(reference, actual, strict=True)
+    return float(np.mean(np.concatenate([_same(choices(r), choices(a), margin) for r, a in pairs])))
+
+
+def _same(reference: Float, actual: Float, margin: float) -> npt.NDArray[np.bool_]:
+    chosen = np.take_along_axis(reference, actual.argmax(axis=1)[:, None], axis=1)[:, 0]
+    same: npt.NDArray[np.bool_] = chosen >= reference.max(axis=1) - 2 * margin
+    return same
 
 
 def onnx_stage(
@@ -124,17 +151,17 @@ def onnx_stage(
     """The ledger line of an exported artifact on its own target, and its outputs for the next line."""
     session = target_named(artifact.manifest.target).resolve()(artifact, SessionConfig())
     try:
-        actual = outputs(runner(session, artifact), batches)
+        actual = outputs(runner(session, artifact), batches, TASKS[artifact.manifest.task].compared)
     finally:
         session.close()
     kind = artifact.manifest.precision.partition("-")[0]
-    return compare(name, kind, reference, actual, labels=TASKS[artifact.manifest.task].has_labels), actual
+    return compare(name, kind, reference, actual, choices_of(artifact.manifest)), actual
 
 
 def runner(session: Session, artifact: Artifact) -> Run:
-    """The task's one output of a session, as a function of a batch."""
-    output = TASKS[artifact.manifest.task].output
-    return lambda feed: session.run(feed)[output]
+    """The task's outputs of a session, as one array and a function of a batch."""
+    task = TASKS[artifact.manifest.task]
+    return lambda feed: task.joined(session.run(feed))
 
 
 def sample() -> list[Text]:

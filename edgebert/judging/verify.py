@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgebert.artifact import Artifact
+from edgebert.artifact import Artifact, problem_of
 from edgebert.errors import UsageError
 from edgebert.judging import parity
 from edgebert.judging.evaluate import evaluate
 from edgebert.judging.golden import read_golden
 from edgebert.judging.metrics import Metric
-from edgebert.serving.model import load
+from edgebert.serving.model import Model, load
 from edgebert.serving.tokens import TextTokenizer
 from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.tasks import TASKS
@@ -37,26 +37,29 @@ def verify(
         stages = [_golden_stage(opened, model.run)]
         if reference is not None:
             stages.append(_reference_stage(opened, model.run, open_checkpoint(reference), rows))
-        metric = None
-        if rows is not None and opened.manifest.labels:
-            matched = match_labels(rows, opened.manifest.labels)
-            if matched is None:
-                raise UsageError(
-                    "labels of the data are not the artifact's",
-                    str(data),
-                    f"it knows {', '.join(opened.manifest.labels[:5])}",
-                )
-            metric = evaluate(model, matched.test).metric_value()
-        elif rows is not None and rows.kind == "score":
-            metric = evaluate(model, rows.test).metric_value()
+        metric = _metric(model, rows) if rows is not None else None
     return stages, metric
+
+
+def _metric(model: Model, data: Data) -> Metric | None:
+    """The task metric on test; None for an encoder where pairs are not rated."""
+    manifest = model.artifact.manifest
+    kind = problem_of(manifest).data
+    if manifest.labels:
+        matched = match_labels(data, manifest.labels, kind)
+        if matched is None:
+            known = ", ".join(manifest.labels[:5])
+            raise UsageError("labels of the data are not the artifact's", data.name, f"it knows {known}")
+        data = matched
+    elif kind != "text" and data.kind != "score":
+        return None
+    return evaluate(model, data.test).metric_value()
 
 
 def _golden_stage(artifact: Artifact, run: parity.Run) -> parity.Stage:
     golden = read_golden(artifact)
-    actual = parity.outputs(run, golden.feeds)
-    labels = TASKS[artifact.manifest.task].has_labels
-    return parity.compare("golden", _kind(artifact), golden.expected, actual, labels=labels)
+    actual = parity.outputs(run, golden.feeds, TASKS[artifact.manifest.task].compared)
+    return parity.compare("golden", _kind(artifact), golden.expected, actual, parity.choices_of(artifact.manifest))
 
 
 def _reference_stage(artifact: Artifact, run: parity.Run, checkpoint: Artifact, rows: Data | None) -> parity.Stage:
@@ -70,9 +73,10 @@ def _reference_stage(artifact: Artifact, run: parity.Run, checkpoint: Artifact, 
             "give the checkpoint it was exported from",
         )
     feeds = parity.feeds(TextTokenizer(artifact), parity.ledger_texts(rows)[0])
-    expected = parity.outputs(parity.runner(reference_session(checkpoint), checkpoint), feeds)
-    labels = TASKS[artifact.manifest.task].has_labels
-    return parity.compare("reference", _kind(artifact), expected, parity.outputs(run, feeds), labels=labels)
+    most = TASKS[artifact.manifest.task].compared
+    expected = parity.outputs(parity.runner(reference_session(checkpoint), checkpoint), feeds, most)
+    actual = parity.outputs(run, feeds, most)
+    return parity.compare("reference", _kind(artifact), expected, actual, parity.choices_of(artifact.manifest))
 
 
 def _kind(artifact: Artifact) -> str:

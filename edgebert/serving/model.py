@@ -4,43 +4,40 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from edgebert.artifact import Artifact, Pooling
-from edgebert.errors import InputError, UsageError
+from edgebert.artifact import Artifact, Pooling, problem_of
+from edgebert.errors import InputError, ItemError, UsageError
+from edgebert.families import FAMILIES
 from edgebert.files import private_folder
 from edgebert.graph_guard import EXTERNAL, GRAPH
 from edgebert.registry import Target, target_named
 from edgebert.runtimes.session import Session, SessionConfig, closed
+from edgebert.serving.answers import READERS, Float, Prediction, normalized, pool
+from edgebert.serving.blanks import Blank, Guess, likeliest
+from edgebert.serving.entities import Entity, entities_of, word_labels
 from edgebert.serving.tokens import Batch, Overflow, Text, TextTokenizer, Tokens, batches
-from edgebert.tasks import TASKS
+from edgebert.spans import Place, joined
+from edgebert.tasks import TASKS, Use
 
 log = logging.getLogger("edgebert")
 
-Float = npt.NDArray[np.float32]
+Answers = list[Prediction] | Float | list[list[Entity]] | list[list[Blank]]
+T = TypeVar("T")
+_WANTED: dict[Use, str] = {
+    "predict": "a classifier",
+    "encode": "an encoder",
+    "tag": "a tagger",
+    "fill": "a masked model",
+}
 
 # Tokens in one batch, padding included. See benchmarks/batch_tokens.py for where it comes from.
 MAX_BATCH_TOKENS = 256
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One text's answer: the winning label, its probability, every label's probability.
-
-    ``truncated``: the text was longer than the model reads, and cut. ``chunks``: in how many windows it was read.
-    """
-
-    label: str
-    score: float
-    scores: dict[str, float]
-    truncated: bool = False
-    chunks: int = 1
 
 
 def load(
@@ -96,16 +93,20 @@ class Model:
         self.tokenizer = tokenizer
         self._session: Session | None = session
         self._task = TASKS[artifact.manifest.task]
+        self._problem = problem_of(artifact.manifest)
         self._said_truncated = False
 
     def predict(self, texts: Sequence[Text]) -> list[Prediction]:
-        """Label, score and scores of each text (or pair), in order."""
-        self._require(has_labels=True)
+        """Label, score and scores of each text (or pair), in order; of a regression, the value as ``score``."""
+        self._require("predict")
         return self._predictions(self.tokenize(texts))
 
     def logits(self, texts: Sequence[Text]) -> Float:
-        """float32 [n, labels]: the head's output before the softmax. Says once, in the log, that texts were cut."""
-        self._require(has_labels=True)
+        """float32 [n, labels]: the head's output before softmax or sigmoid; of a regression, the values.
+
+        Says once, in the log, that texts were cut.
+        """
+        self._require("predict")
         return self._logits(self._told(self.tokenize(texts)))
 
     def encode(self, texts: Sequence[Text]) -> Float:
@@ -113,8 +114,48 @@ class Model:
 
         Says once, in the log, that texts were cut; :meth:`tokenize` says of each text whether it was.
         """
-        self._require(has_labels=False)
+        self._require("encode")
         return self._vectors(self._told(self.tokenize(texts)))
+
+    def tag(self, texts: Sequence[str]) -> list[list[Entity]]:
+        """The entities of each text, in the order they stand in it, with their places in characters.
+
+        A word's label is its first token's; labels are read as IOB2 (``B-`` begins, ``I-`` continues), and a label
+        of neither kind is an entity of one word. Says once, in the log, that texts were cut.
+        """
+        self._require("tag")
+        return self._entities(self._told(self._single(texts)))
+
+    def tag_words(self, texts: Sequence[Sequence[str]]) -> list[list[str]]:
+        """One label for each of the words that texts are given as; ``O`` for words beyond what the model reads."""
+        self._require("tag")
+        laid_out = [joined(words) for words in texts]
+        tokens = self._told(self._single([text for text, _ in laid_out]))
+        names, logits = self.artifact.manifest.labels, self._token_logits(tokens)
+        return [
+            word_labels(rows, item, places, names)
+            for rows, item, (_, places) in zip(logits, tokens, laid_out, strict=True)
+        ]
+
+    def fill(self, texts: Sequence[str], top_k: int = 5) -> list[list[Blank]]:
+        """The ``top_k`` likeliest tokens for every mask token of each text (``[MASK]``, roberta's ``<mask>``).
+
+        Raises ItemError for a text without one, or whose only one is cut off.
+        """
+        self._require("fill")
+        if top_k < 1:
+            raise UsageError(f"the {top_k} likeliest tokens", "top_k", "ask for at least one")
+        found = self._blanks(self._told(self._single(texts)), top_k)
+        for index, blanks in enumerate(found):
+            if not blanks:
+                mask = FAMILIES[self.artifact.manifest.architecture.family].mask_token
+                raise ItemError(index, "nothing to fill in what the model reads", f"write {mask} for the missing word")
+        return found
+
+    def best_tokens(self, tokens: list[Tokens]) -> list[list[int]]:
+        """The ids of the likeliest tokens for the mask tokens of each text, in order."""
+        self._require("fill")
+        return self._at_masks(tokens, lambda logits, place: int(logits.argmax()))
 
     def tokenize(self, texts: Sequence[Text]) -> list[Tokens]:
         """The first half of an answer, apart, for those who time or reuse it, or ask what was ``truncated``."""
@@ -124,14 +165,41 @@ class Model:
             raise UsageError(f"{type(texts).__name__} where a list is expected", "texts", "pass list(texts)")
         return self.tokenizer.encode(texts)
 
-    def answer(self, tokens: list[Tokens]) -> list[Prediction] | Float:
-        """The second half: predictions of a classifier, vectors of an encoder."""
-        return self._predictions(tokens) if self._task.has_labels else self._vectors(tokens)
+    def finish(self, tokens: list[Tokens]) -> Answers:
+        """The second half: what the task's own method makes of tokenized texts."""
+        finishes: dict[Use, Callable[[list[Tokens]], Answers]] = {
+            "predict": self._predictions,
+            "encode": self._vectors,
+            "tag": self._entities,
+            "fill": self._blanks,
+        }
+        return finishes[self._task.use](tokens)
 
     def _predictions(self, tokens: list[Tokens]) -> list[Prediction]:
-        names = self.artifact.manifest.labels
-        probabilities = softmax(self._logits(tokens))
-        return [_prediction(names, row, item) for row, item in zip(probabilities, tokens, strict=True)]
+        read = READERS[self._problem.data]
+        return read(self._logits(tokens), self.artifact.manifest.labels, tokens)
+
+    def _entities(self, tokens: list[Tokens]) -> list[list[Entity]]:
+        names, logits = self.artifact.manifest.labels, self._token_logits(tokens)
+        return [entities_of(rows, item, names) for rows, item in zip(logits, tokens, strict=True)]
+
+    def _blanks(self, tokens: list[Tokens], top_k: int = 5) -> list[list[Blank]]:
+        def blank(logits: Float, place: Place) -> Blank:
+            found = likeliest(logits, top_k)
+            return Blank(*place, tuple(Guess(self.tokenizer.text_of(token), score) for token, score in found))
+
+        return self._at_masks(tokens, blank)
+
+    def _at_masks(self, tokens: list[Tokens], make: Callable[[Float, Place], T]) -> list[list[T]]:
+        """What ``make`` makes of the logits [vocab] and the place of each mask token, by text."""
+        mask = self.tokenizer.mask_id
+
+        def pick(rows: Float, window: Tokens) -> list[T]:
+            found = (i for i, token in enumerate(window.ids) if token == mask)
+            return [make(rows[i], window.places[i]) for i in found]
+
+        parts = self._by_window(tokens, self.artifact.manifest.architecture.vocab, pick)
+        return [[made for part in window for made in part] for window in parts]
 
     def _vectors(self, tokens: list[Tokens]) -> Float:
         pooling = self.artifact.manifest.pooling or Pooling("mean", normalize=False)
@@ -149,12 +217,12 @@ class Model:
         return tokens
 
     def run(self, feed: Batch) -> npt.NDArray[Any]:
-        """The graph's one output for arrays that are already tokens."""
+        """The graph's outputs, joined to one array, for arrays that are already tokens."""
         # Another thread may close the model between two looks at it.
         session = self._session
         if session is None:
             raise closed(self.artifact)
-        return session.run(feed)[self._task.output]
+        return self._task.joined(session.run(feed))
 
     def facts(self) -> dict[str, Any]:
         """What really runs here: artifact, runtime, version, provider, threads."""
@@ -182,31 +250,54 @@ class Model:
     def _logits(self, tokens: list[Tokens]) -> Float:
         return self._batched(tokens, len(self.artifact.manifest.labels), lambda out, feed: out)
 
+    def _single(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokens of texts, none of them a pair."""
+        tokens = self.tokenize(texts)
+        for index, text in enumerate(texts):
+            if isinstance(text, tuple):
+                raise ItemError(index, "a pair where a text is expected", "pass one text")
+        return tokens
+
+    def _token_logits(self, tokens: list[Tokens]) -> list[Float]:
+        """float32 [tokens, labels] of each text: all tokens of all its windows."""
+        width = len(self.artifact.manifest.labels)
+        parts = self._by_window(tokens, width, lambda rows, window: rows[: len(window)])
+        return [np.concatenate(part) for part in parts]
+
+    def _by_window(self, tokens: list[Tokens], width: int, pick: Callable[[Float, Tokens], T]) -> list[list[T]]:
+        """What ``pick`` takes of the outputs [sequence, width] of each window of each text."""
+        places = [(text, window) for text, item in enumerate(tokens) for window in item.windows]
+        windows = [window for _, window in places]
+        picked: dict[int, T] = {}
+        for rows in batches(windows, MAX_BATCH_TOKENS):
+            feed = self.tokenizer.collate([windows[i] for i in rows])
+            found = self._checked(self.run(feed), (*feed["input_ids"].shape, width))
+            picked |= {index: pick(row, windows[index]) for index, row in zip(rows, found, strict=True)}
+        result: list[list[T]] = [[] for _ in tokens]
+        for index, (text, _) in enumerate(places):
+            result[text].append(picked[index])
+        return result
+
+    def _checked(self, found: Float, shape: tuple[int, ...]) -> Float:
+        if found.shape != shape:
+            what = f"the graph answers {found.shape} where {shape} is declared"
+            raise InputError(what, str(self.artifact.path), "export the artifact again")
+        return found
+
     def _batched(self, tokens: list[Tokens], width: int, finish: Any) -> Float:
         """Run length-sorted batches and put the rows back in the caller's order, one a text."""
         windows = [window for item in tokens for window in item.windows]
         result = np.empty((len(windows), width), dtype=np.float32)
         for rows in batches(windows, MAX_BATCH_TOKENS):
             feed = self.tokenizer.collate([windows[i] for i in rows])
-            found = finish(self.run(feed), feed)
-            if found.shape != (len(rows), width):
-                what = f"the graph answers {found.shape} where {(len(rows), width)} is declared"
-                raise InputError(what, str(self.artifact.path), "export the artifact again")
-            result[rows] = found
+            result[rows] = self._checked(finish(self.run(feed), feed), (len(rows), width))
         return result if len(windows) == len(tokens) else averaged(result, tokens, self.tokenizer.specials)
 
-    def _require(self, *, has_labels: bool) -> None:
-        if self._task.has_labels != has_labels:
-            wanted = "a classifier" if has_labels else "an encoder"
-            raise UsageError(
-                f"this is not {wanted}", f"{self.artifact.path} is for {self._task.name}", f"load {wanted}"
-            )
-
-
-def _prediction(names: tuple[str, ...], row: Float, item: Tokens) -> Prediction:
-    best = int(row.argmax())
-    scores = dict(zip(names, map(float, row), strict=True))
-    return Prediction(names[best], float(row[best]), scores, item.truncated, len(item.windows))
+    def _require(self, use: Use) -> None:
+        if self._task.use != use:
+            wanted = _WANTED[use]
+            where = f"{self.artifact.path} is for {self._task.name}"
+            raise UsageError(f"this is not {wanted}", where, f"load {wanted}, or call {self._task.use}")
 
 
 def averaged(rows: Float, tokens: Sequence[Tokens], specials: int) -> Float:
@@ -216,33 +307,4 @@ def averaged(rows: Float, tokens: Sequence[Tokens], specials: int) -> Float:
     starts = np.cumsum([0, *counts[:-1]])
     sums = np.add.reduceat(rows * weights[:, None], starts, axis=0)
     result: Float = (sums / np.add.reduceat(weights, starts)[:, None]).astype(np.float32)
-    return result
-
-
-def softmax(logits: Float) -> Float:
-    """Probabilities along the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
-    result: Float = shifted / shifted.sum(axis=-1, keepdims=True)
-    return result
-
-
-def pool(hidden: Float, mask: npt.NDArray[np.int64], mode: str) -> Float:
-    """Token vectors [n, sequence, hidden] to text vectors [n, hidden], padding left out.
-
-    As sentence-transformers' Pooling module does (modes cls, mean, max).
-    """
-    visible = mask[:, :, None].astype(np.float32)
-    if mode == "cls":
-        vectors = hidden[:, 0]
-    elif mode == "max":
-        vectors = np.where(visible > 0, hidden, -np.inf).max(axis=1)
-    else:
-        vectors = (hidden * visible).sum(axis=1) / np.maximum(visible.sum(axis=1), 1e-9)
-    result: Float = vectors.astype(np.float32)
-    return result
-
-
-def normalized(vectors: Float) -> Float:
-    """Vectors [n, d] of length one, as sentence-transformers' Normalize module makes them."""
-    result: Float = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return result

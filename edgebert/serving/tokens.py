@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -12,7 +13,9 @@ from tokenizers import Encoding
 
 from edgebert.artifact import Artifact, parse_json
 from edgebert.errors import InputError, ItemError, UsageError
-from edgebert.tokenizer import TOKENIZER, mapped_panics, open_tokenizer
+from edgebert.spans import Place
+from edgebert.tasks import TASKS
+from edgebert.tokenizer import TOKENIZER, mapped_panics, mask_id, open_tokenizer
 
 Text = str | tuple[str, str]
 Batch = dict[str, npt.NDArray[np.int64]]
@@ -27,13 +30,17 @@ MAX_CHARACTERS = 1_000_000
 class Tokens:
     """One tokenized item; ``truncated`` says that the text was longer than the model reads.
 
-    ``rest`` holds the windows after the first, where a long text is answered in chunks.
+    ``rest`` holds the windows after the first, where a long text is answered in chunks. ``places`` are each
+    token's start and end in the text, without blanks around it, and ``words`` the number of its word (None for
+    special tokens); both only where answers point into the text.
     """
 
     ids: list[int]
     types: list[int]
     truncated: bool
     rest: tuple[Tokens, ...] = ()
+    places: tuple[Place, ...] = ()
+    words: tuple[int | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,6 +75,8 @@ class TextTokenizer:
         self._tokenizer.enable_truncation(self.max_length, strategy="longest_first")
         self._names = [spec.name for spec in artifact.manifest.inputs]
         self._pad = _pad_id(artifact)
+        self._artifact = artifact
+        self._points = TASKS[artifact.manifest.task].points
 
     def encode(self, texts: Sequence[Text]) -> list[Tokens]:
         """Tokens of each item. Raises ItemError naming the first item that is no text or too long for the policy."""
@@ -82,19 +91,35 @@ class TextTokenizer:
             self._check_overflow(texts, found)
         return found
 
+    @cached_property
+    def mask_id(self) -> int:
+        """The id of the token that stands for a missing one. Raises InputError where the tokenizer has none."""
+        return mask_id(self._artifact, self._tokenizer)
+
+    def text_of(self, token: int) -> str:
+        """A token as a part of text."""
+        return str(self._tokenizer.decode([token])).strip()
+
     def _encode(self, texts: Sequence[Text]) -> list[Tokens]:
         if len(texts) == 1:
             # The batch call wakes a thread pool, which for one text costs more than it gives.
             pair = texts[0] if isinstance(texts[0], tuple) else (texts[0],)
-            return [self._tokens(self._tokenizer.encode(*pair))]
-        return [self._tokens(encoding) for encoding in self._tokenizer.encode_batch(texts)]
+            return [self._tokens(self._tokenizer.encode(*pair), texts[0])]
+        found = self._tokenizer.encode_batch(texts)
+        return [self._tokens(encoding, text) for encoding, text in zip(found, texts, strict=True)]
 
-    def _tokens(self, encoding: Encoding) -> Tokens:
+    def _tokens(self, encoding: Encoding, text: Text) -> Tokens:
         more = encoding.overflowing
+        first = self._window(encoding, text)
         if self.overflow != "chunk":
-            return Tokens(encoding.ids, encoding.type_ids, bool(more))
-        rest = tuple(Tokens(window.ids, window.type_ids, False) for window in more)
-        return Tokens(encoding.ids, encoding.type_ids, False, rest)
+            return replace(first, truncated=True) if more else first
+        return replace(first, rest=tuple(self._window(window, text) for window in more)) if more else first
+
+    def _window(self, encoding: Encoding, text: Text) -> Tokens:
+        if not self._points or isinstance(text, tuple):
+            return Tokens(encoding.ids, encoding.type_ids, False)
+        places = tuple(stripped(text, place) for place in encoding.offsets)
+        return Tokens(encoding.ids, encoding.type_ids, False, (), places, tuple(encoding.word_ids))
 
     def _check_overflow(self, texts: Sequence[Text], found: Sequence[Tokens]) -> None:
         for index, (text, tokens) in enumerate(zip(texts, found, strict=True)):
@@ -117,6 +142,16 @@ class TextTokenizer:
             types[row, : len(item)] = item.types
         arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         return {name: arrays[name] for name in self._names}
+
+
+def stripped(text: str, place: Place) -> Place:
+    """A place in a text without the blanks around it, which some tokenizers count to the word after them."""
+    start, end = place
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end
 
 
 def _parts(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:

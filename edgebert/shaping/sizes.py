@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgebert.families import Family
+from edgebert.tasks import Task
 
 # What one weight takes in each precision; int8 keeps biases and LayerNorm in fp32, see `weight_bytes`.
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -18,7 +19,11 @@ _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
 @dataclass(frozen=True)
 class Shape:
-    """Everything that the size of an encoder depends on. ``labels`` 0 means no classification head."""
+    """Everything that the size of an encoder depends on.
+
+    ``labels`` 0 means no classification head, ``guesses`` a head that guesses words, and ``embedding`` 0 that the
+    tables are as wide as the hidden states.
+    """
 
     layers: int
     hidden: int
@@ -30,10 +35,23 @@ class Shape:
     pooler: bool = True
     dense_in_head: bool = False
     labels: int = 0
+    embedding: int = 0
+    guesses: bool = False
+
+    @property
+    def table_width(self) -> int:
+        """How wide the embedding tables are."""
+        return self.embedding or self.hidden
+
+    @property
+    def projected(self) -> bool:
+        """Whether a Linear widens the embeddings to the hidden states (electra)."""
+        return self.table_width != self.hidden
 
 
-def shape_of(config: Mapping[str, Any], family: Family, labels: int = 0) -> Shape:
-    """The shape that a Hugging Face ``config.json`` describes, with a head for ``labels`` classes."""
+def shape_of(config: Mapping[str, Any], family: Family, task: Task, labels: int = 0) -> Shape:
+    """The shape that a Hugging Face ``config.json`` describes, with the head of a task for ``labels`` classes."""
+    dense = task.head == "sentence" and family.dense_in_head
     return Shape(
         layers=int(config[family.layers_key]),
         hidden=int(config[family.hidden_key]),
@@ -42,10 +60,12 @@ def shape_of(config: Mapping[str, Any], family: Family, labels: int = 0) -> Shap
         vocab=int(config["vocab_size"]),
         positions=int(config["max_position_embeddings"]),
         types=int(config.get("type_vocab_size", 2)) if family.layers_key == "num_hidden_layers" else 0,
-        # A head with a dense layer of its own replaces the pooler.
-        pooler=family.pooler and not (labels and family.dense_in_head),
-        dense_in_head=family.dense_in_head,
+        # A head over tokens, or with a dense layer of its own, has no use for the pooler.
+        pooler=family.pooler and task.head in ("sentence", "none") and not dense,
+        dense_in_head=dense,
         labels=labels,
+        guesses=task.head == "vocabulary",
+        embedding=int(config[family.embedding_key]) if family.embedding_key else 0,
     )
 
 
@@ -56,17 +76,21 @@ def with_layers(shape: Shape, layers: int) -> Shape:
 
 def matrices(shape: Shape) -> int:
     """Weights in embedding tables and Linear matrices: what integer precisions store as integers."""
-    h, f = shape.hidden, shape.ffn
-    tables = (shape.vocab + shape.positions + shape.types) * h
-    dense = h * h * (int(shape.pooler) + int(bool(shape.labels) and shape.dense_in_head))
+    h, f, e = shape.hidden, shape.ffn, shape.table_width
+    tables = (shape.vocab + shape.positions + shape.types) * e + int(shape.projected) * e * h
+    dense = h * h * (int(shape.pooler) + int(shape.dense_in_head))
+    # The matrix that makes words of this is the table of words itself.
+    dense += int(shape.guesses) * h * e
     return tables + shape.layers * (4 * h * h + 2 * h * f) + dense + shape.labels * h
 
 
 def parameters(shape: Shape) -> int:
     """All parameters, exact to the unit: matrices, biases, LayerNorms."""
     h, f = shape.hidden, shape.ffn
-    dense = int(shape.pooler) + int(bool(shape.labels) and shape.dense_in_head)
-    return matrices(shape) + 2 * h + shape.layers * (4 * h + f + h + 4 * h) + dense * h + shape.labels
+    dense = int(shape.pooler) + int(shape.dense_in_head)
+    embeddings = 2 * shape.table_width + int(shape.projected) * h
+    head = int(shape.guesses) * (3 * shape.table_width + shape.vocab)
+    return matrices(shape) + embeddings + head + shape.layers * (4 * h + f + h + 4 * h) + dense * h + shape.labels
 
 
 def flops_per_token(shape: Shape, seq_len: int) -> int:
@@ -76,8 +100,12 @@ def flops_per_token(shape: Shape, seq_len: int) -> int:
 
 
 def weight_bytes(shape: Shape) -> dict[str, int]:
-    """Bytes of the weights by precision (the graph itself and scales come on top, well under 1 MB)."""
-    inside = matrices(shape)
-    rest = 4 * (parameters(shape) - inside)
+    """Bytes of the weights by precision (the graph itself and scales come on top, well under 1 MB).
+
+    A masked model's table of words counts twice: the graph holds one to read words and one, turned, to guess them.
+    """
+    twice = int(shape.guesses) * shape.vocab * shape.table_width
+    inside = matrices(shape) + twice
+    rest = 4 * (parameters(shape) + twice - inside)
     sizes = {name: inside * width + rest for name, width in _BYTES.items()}
-    return {**sizes, "fp16": 2 * parameters(shape)}
+    return {**sizes, "fp16": 2 * (parameters(shape) + twice)}

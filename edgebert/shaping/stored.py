@@ -98,11 +98,11 @@ def check_weights(folder: Path, config: Mapping[str, Any], shape: Architecture, 
         what = f"config.json says {family.layers_key} {shape.layers}, the weights have {len(stored)} layers"
         raise InputError(what, where, "give the config.json that belongs to them")
     positions = whole(config, "max_position_embeddings", where)
-    for table, rows in (("word", shape.vocab), ("position", positions)):
-        name = f"embeddings.{table}_embeddings.weight"
+    width = whole(config, family.embedding_key, where) if family.embedding_key else shape.hidden
+    for name, rows in ((family.word_table, shape.vocab), (family.position_table, positions)):
         found = next((size for full, size in shapes.items() if full.endswith(name)), None)
-        if found is not None and found != (rows, shape.hidden):
-            what = f"weights {name} have another shape: {found} for {(rows, shape.hidden)}"
+        if found is not None and found != (rows, width):
+            what = f"weights {name} have another shape: {found} for {(rows, width)}"
             raise InputError(what, where, "give the config.json that belongs to them")
 
 

@@ -7,21 +7,25 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
 from edgebert.artifact import Artifact
+from edgebert.spans import Place
 from edgebert.tokenizer import open_tokenizer
 from edgebert.training.data import Row
+from edgebert.training.objectives.losses import UNLABELLED
 
 _MEGABATCH = 50
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One tokenized row: token ids and token types, special tokens included, no padding."""
+    """One tokenized row: token ids, token types and places in the text, special tokens included, no padding."""
 
     ids: tuple[int, ...]
     types: tuple[int, ...]
+    places: tuple[Place, ...] = ()
 
 
 def tokenize(source: Artifact, rows: Sequence[Row], max_length: int) -> list[Encoded]:
@@ -29,7 +33,10 @@ def tokenize(source: Artifact, rows: Sequence[Row], max_length: int) -> list[Enc
     tokenizer = open_tokenizer(source)
     tokenizer.enable_truncation(max_length)
     texts = [row.text if row.text_b is None else (row.text, row.text_b) for row in rows]
-    return [Encoded(tuple(found.ids), tuple(found.type_ids)) for found in tokenizer.encode_batch(texts)]
+    return [
+        Encoded(tuple(found.ids), tuple(found.type_ids), tuple(found.offsets))
+        for found in tokenizer.encode_batch(texts)
+    ]
 
 
 class Indices(Dataset[int]):
@@ -47,10 +54,13 @@ class Indices(Dataset[int]):
 
 @dataclass(frozen=True)
 class Collator:
-    """Row numbers to a batch: ids, mask and types [batch, longest], the row numbers, labels [batch]."""
+    """Row numbers to a batch: ids, mask and types [batch, longest], the row numbers, labels.
+
+    Labels are one tensor for all rows, or one [tokens] for each, then padded to [batch, longest].
+    """
 
     rows: Sequence[Encoded]
-    labels: Tensor | None
+    labels: Tensor | Sequence[Tensor] | None
     pad_id: int
     token_types: bool
 
@@ -68,8 +78,12 @@ class Collator:
         batch = {"input_ids": ids, "attention_mask": mask, "rows": torch.tensor(indices)}
         if self.token_types:
             batch["token_type_ids"] = types
-        if self.labels is not None:
+        if isinstance(self.labels, Tensor):
             batch["labels"] = self.labels[batch["rows"]]
+        elif self.labels is not None:
+            batch["labels"] = pad_sequence(
+                [self.labels[i] for i in indices], batch_first=True, padding_value=UNLABELLED
+            )
         return batch
 
 

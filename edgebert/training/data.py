@@ -11,18 +11,20 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgebert.errors import InputError, UsageError
 from edgebert.machine import readable
+from edgebert.spans import OUTSIDE, joined
+from edgebert.tasks import Kind
 from edgebert.training.formats import READERS, Record, extension_of, place, read_records
 
-Kind = Literal["label", "score", "none"]
+Label = str | float | tuple[str, ...]
 SPLITS = ("train", "dev", "test")
-FIELDS = ("text", "text_b", "label")
+FIELDS = ("text", "text_b", "label", "tokens", "tags")
 DEV_SHARE = 0.1
 # Far more than any model reads; tokenizing takes memory a hundred times the text's.
 _LONGEST_TEXT = 1_000_000
@@ -30,11 +32,15 @@ _LONGEST_TEXT = 1_000_000
 
 @dataclass(frozen=True)
 class Row:
-    """A text or a pair of texts, and what it is labelled with: a class name, a score, or nothing."""
+    """A text or a pair of texts, and what it is labelled with: a class name, a score, several names, or nothing.
+
+    A text that was given as ``words`` is these with blanks between them, and its label a tag for each.
+    """
 
     text: str
     text_b: str | None = None
-    label: str | float | None = None
+    label: Label | None = None
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,8 @@ class _Part:
 def read(path: Path | str, columns: Mapping[str, str] | None = None, seed: int = 0) -> Data:
     """Read a folder with train, dev and test files, or one file that is all train.
 
-    ``columns`` maps the fields text, text_b and label to the file's own column names. Without a dev
-    file a seeded tenth of train becomes dev; without a test file, dev serves as test.
+    ``columns`` maps the fields text, text_b and label, or tokens and tags, to the file's own column names.
+    Without a dev file a seeded tenth of train becomes dev; without a test file, dev serves as test.
     Raises InputError naming file, line and field, UsageError for a field that does not exist.
     """
     columns = columns or {}
@@ -86,7 +92,7 @@ def read(path: Path | str, columns: Mapping[str, str] | None = None, seed: int =
     _check_all_pairs_or_none(parts)
     kind = _kind_of(parts)
     parts = {split: _settle_labels(part, kind) for split, part in parts.items()}
-    labels = _labels_of(parts, source) if kind == "label" else ()
+    labels = _labels_of(parts, source, kind) if kind in _NAMED else ()
     rows = {split: part.rows for split, part in parts.items()}
     notes, warnings = _duplicate_notes(rows), _overlap_warnings(rows)
     if "dev" not in rows:
@@ -145,9 +151,11 @@ def _read_part(path: Path, columns: Mapping[str, str]) -> _Part:
 
 
 def _check_columns(path: Path, header: Sequence[str], columns: Mapping[str, str]) -> None:
+    names = {field: columns.get(field, field) for field in FIELDS}
+    main = "tokens" if _is_tagged(header, names) else "text"
     for field in FIELDS:
-        if (field == "text" or field in columns) and columns.get(field, field) not in header:
-            raise _missing_column(path, 1, columns.get(field, field), field, header)
+        if (field == main or field in columns) and names[field] not in header:
+            raise _missing_column(path, 1, names[field], field, header)
 
 
 def _missing_column(path: Path, line: int, column: str, field: str, found: Iterable[str]) -> InputError:
@@ -158,6 +166,8 @@ def _missing_column(path: Path, line: int, column: str, field: str, found: Itera
 
 def _row(path: Path, record: Record, names: Mapping[str, str]) -> Row:
     line, cells = record
+    if _is_tagged(cells, names):
+        return _tagged_row(path, record, names)
     if names["text"] not in cells:
         raise _missing_column(path, line, names["text"], "text", cells)
     text_b = cells.get(names["text_b"])
@@ -166,6 +176,32 @@ def _row(path: Path, record: Record, names: Mapping[str, str]) -> Row:
         None if text_b is None else _checked_text(text_b, place(path, line, names["text_b"])),
         _checked_label(cells.get(names["label"]), place(path, line, names["label"])),
     )
+
+
+def _is_tagged(found: Collection[str], names: Mapping[str, str]) -> bool:
+    """Whether rows of these columns are tokens and tags: some data has tokens beside a text and its label."""
+    return names["tokens"] in found and (names["tags"] in found or names["text"] not in found)
+
+
+def _tagged_row(path: Path, record: Record, names: Mapping[str, str]) -> Row:
+    line, cells = record
+    words = _checked_words(cells[names["tokens"]], place(path, line, names["tokens"]))
+    where = place(path, line, names["tags"])
+    if (found := cells.get(names["tags"])) is None:
+        return Row(joined(words)[0], words=words)
+    tags = _checked_words(found, where)
+    if len(tags) != len(words):
+        raise InputError(f"{len(tags)} tags for {len(words)} tokens", where, "give a tag for each token")
+    return Row(joined(words)[0], None, tags, words)
+
+
+def _checked_words(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise InputError(f"not a list of words but {type(value).__name__}", where, "give a list of strings")
+    words = tuple(_checked_text(word, where) for word in value)
+    if not all(words) or not words:
+        raise InputError("an empty word, or none at all", where, "drop it, and its tag")
+    return words
 
 
 def _checked_text(value: Any, where: str) -> str:
@@ -180,8 +216,11 @@ def _checked_text(value: Any, where: str) -> str:
     return value
 
 
-def _checked_label(value: Any, where: str) -> str | float | None:
-    """A label as read: names stay, whole numbers become names, floats stay until the kind is known."""
+def _checked_label(value: Any, where: str) -> Label | None:
+    """A label as read: names stay, whole numbers become names, floats stay until the kind is known.
+
+    A list is of names, and may be empty; which come twice counts once.
+    """
     if value is None or value == "":
         return None
     if isinstance(value, bool):
@@ -192,8 +231,13 @@ def _checked_label(value: Any, where: str) -> str | float | None:
         if not math.isfinite(value):
             raise InputError(f"label {value} is no number", where, "give a finite score")
         return value
+    if isinstance(value, list):
+        names = [_checked_label(item, where) for item in value]
+        if not all(isinstance(name, str) for name in names):
+            raise InputError("a list of labels that are no names", where, "give a list of names")
+        return tuple(sorted({str(name) for name in names}))
     if not isinstance(value, str):
-        raise InputError(f"label is {type(value).__name__}", where, "give a name or a number")
+        raise InputError(f"label is {type(value).__name__}", where, "give a name, a number or a list of names")
     return _checked_text(value, where)
 
 
@@ -215,12 +259,14 @@ def _check_all_pairs_or_none(parts: Mapping[str, _Part]) -> None:
             raise InputError(what, place(part.path, part.lines[0], "text_b"), "give text_b in all parts, or in none")
 
 
+# Kinds whose labels are names.
+_NAMED: tuple[Kind, ...] = ("label", "labels", "tags")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"[+-]?\d+")
 
 
 def _kind_of(parts: Mapping[str, _Part]) -> Kind:
-    """What the labels of all parts together are: names, scores, or nothing."""
+    """What the labels of all parts together are: names, several names a text, scores, or nothing."""
     labelled = {split: part.rows[0].label is not None for split, part in parts.items()}
     if not any(labelled.values()):
         return "none"
@@ -228,6 +274,11 @@ def _kind_of(parts: Mapping[str, _Part]) -> Kind:
         split = next(split for split, yes in labelled.items() if not yes)
         raise InputError("this part has no labels, but others do", str(parts[split].path), "label all parts, or none")
     labels = [row.label for part in parts.values() for row in part.rows]
+    if any(isinstance(label, tuple) for label in labels):
+        given = {bool(row.words) for part in parts.values() for row in part.rows}
+        if len(given) > 1:
+            raise InputError("tokens in some rows, text in others", str(parts["train"].path), "give tokens in all")
+        return "tags" if given == {True} else "labels"
     if any(isinstance(label, float) for label in labels):
         return "score"
     if all(_NUMBER.fullmatch(str(label)) for label in labels):
@@ -237,31 +288,59 @@ def _kind_of(parts: Mapping[str, _Part]) -> Kind:
 
 def _settle_labels(part: _Part, kind: Kind) -> _Part:
     """The part with its labels as what they turned out to be."""
-    if kind != "score":
+    settles: dict[Kind, Callable[[Label | None, str], Label]] = {"score": _as_score, "labels": _as_names}
+    if kind not in settles:
         return part
-    rows = []
-    for row, line in zip(part.rows, part.lines, strict=True):
-        if isinstance(row.label, str) and not _NUMBER.fullmatch(row.label):
-            what = f"label {row.label!r} is no number, but others are"
-            raise InputError(what, place(part.path, line, "label"), "give names or scores, not both")
-        rows.append(replace(row, label=float(row.label or 0.0)))
-    return replace(part, rows=tuple(rows))
+    settle = settles[kind]
+    pairs = zip(part.rows, part.lines, strict=True)
+    rows = tuple(replace(row, label=settle(row.label, place(part.path, line, "label"))) for row, line in pairs)
+    return replace(part, rows=rows)
 
 
-def _labels_of(parts: Mapping[str, _Part], source: Path) -> tuple[str, ...]:
+def _as_score(label: Label | None, where: str) -> Label:
+    if isinstance(label, float):
+        return label
+    if not isinstance(label, str) or not _NUMBER.fullmatch(label):
+        raise InputError(f"label {label!r} is no number, but others are", where, "give names or scores, not both")
+    return float(label)
+
+
+def _as_names(label: Label | None, where: str) -> Label:
+    if not isinstance(label, tuple):
+        raise InputError(f"label {label!r} is no list, but others are", where, "give every row a list of names")
+    return label
+
+
+def _labels_of(parts: Mapping[str, _Part], source: Path, kind: Kind) -> tuple[str, ...]:
     """The class names of train in order. Raises InputError for a single one, or one that only others have."""
-    names = {str(row.label) for row in parts["train"].rows}
-    if len(names) == 1:
-        what = f"only one class ({min(names)!r}) in train"
+    names = {name for row in parts["train"].rows for name in names_of(row)}
+    if kind == "tags":
+        names = _both_tags(names)
+    if len(names) < 2:
+        what = f"only one class ({min(names, default='')!r}) in train"
         raise InputError(what, str(parts["train"].path), "give examples of at least two classes")
     for split, part in parts.items():
         for row, line in zip(part.rows, part.lines, strict=True):
-            if row.label not in names:
-                what = f"label {row.label!r} in {split} is not in train"
+            if unknown := set(names_of(row)) - names:
+                what = f"label {min(unknown)!r} in {split} is not in train"
                 raise InputError(
                     what, place(part.path, line, "label"), f"add such rows to train in {source}, or drop them"
                 )
     return ordered(names)
+
+
+def _both_tags(tags: Iterable[str]) -> set[str]:
+    """The tags with both of every entity type: train may happen to have only ``B-`` of a rare one."""
+    found = set(tags)
+    kinds = {tag[2:] for tag in found if tag[:2] in ("B-", "I-")}
+    return found | {f"{prefix}-{kind}" for kind in kinds for prefix in "BI"} | ({OUTSIDE} if kinds else set())
+
+
+def names_of(row: Row) -> tuple[str, ...]:
+    """The names that a row is labelled with; none for scores and unlabelled rows."""
+    if isinstance(row.label, tuple):
+        return row.label
+    return (row.label,) if isinstance(row.label, str) else ()
 
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
@@ -278,13 +357,14 @@ def split_dev(rows: Sequence[Row], seed: int, where: str) -> tuple[tuple[Row, ..
     Rows are drawn by a hash of seed and text: copies of a text stay together, and the order of the file
     does not matter.
     """
-    left = Counter(row.label for row in rows)
-    wanted = max(1, round(len(rows) * DEV_SHARE))
+    left = Counter(name for row in rows for name in set(names_of(row)))
+    # One row at least stays, also where none has a name.
+    wanted = min(max(1, round(len(rows) * DEV_SHARE)), len(rows) - 1)
     chosen: set[int] = set()
     for index in sorted(range(len(rows)), key=lambda i: _rank(rows[i], seed)):
-        label = rows[index].label
-        if len(chosen) < wanted and left[label] > 1:
-            left[label] -= 1
+        names = set(names_of(rows[index]))
+        if len(chosen) < wanted and all(left[name] > 1 for name in names):
+            left.subtract(names)
             chosen.add(index)
     if not chosen:
         raise InputError("too few rows to set some aside as dev", where, "give more rows, or a dev file")
@@ -313,17 +393,23 @@ def _digest(rows: Mapping[str, Sequence[Row]], labels: Sequence[str]) -> str:
     for split in SPLITS:
         digest.update(f"\n{split}\n".encode())
         for row in rows[split]:
-            digest.update(json.dumps([row.text, row.text_b, row.label]).encode() + b"\n")
+            words = [row.words] if row.words else []
+            digest.update(json.dumps([row.text, row.text_b, row.label, *words]).encode() + b"\n")
     return digest.hexdigest()
 
 
-def match_labels(data: Data, labels: tuple[str, ...]) -> Data | None:
+def match_labels(data: Data, labels: tuple[str, ...], kind: Kind = "label") -> Data | None:
     """The data with a checkpoint's label names, in its order, or None where the two do not match.
 
-    They match when the names are the same but for case, or when the data's are indices (``0``, or
-    ``LABEL_0``) and run from 0 to one less than the number of the checkpoint's.
+    ``kind`` is what the checkpoint learned from; scores match whatever their only label is called. Names match
+    when they are the same but for case, or when the data's are indices (``0``, or ``LABEL_0``) and run from 0
+    to one less than the number of the checkpoint's.
     """
-    if data.kind != "label" or len(data.labels) != len(labels):
+    if data.kind != kind or kind == "none":
+        return None
+    if kind == "score":
+        return data
+    if len(data.labels) != len(labels):
         return None
     if data.labels == labels:
         return data
@@ -345,11 +431,14 @@ def _by_index(ours: Sequence[str], theirs: Sequence[str]) -> dict[str, str] | No
 
 
 def _relabel(data: Data, labels: tuple[str, ...], renamed: Mapping[str, str]) -> Data:
-    train, dev, test = (
-        tuple(replace(row, label=renamed[str(row.label)]) for row in part) for part in (data.train, data.dev, data.test)
-    )
+    train, dev, test = (tuple(_renamed(row, renamed) for row in part) for part in (data.train, data.dev, data.test))
     digest = _digest({"train": train, "dev": dev, "test": test}, labels)
     return replace(data, train=train, dev=dev, test=test, labels=labels, digest=digest)
+
+
+def _renamed(row: Row, names: Mapping[str, str]) -> Row:
+    found = tuple(names[name] for name in names_of(row))
+    return replace(row, label=found if isinstance(row.label, tuple) else found[0])
 
 
 def sample_texts(rows: Sequence[Row], count: int, seed: int = 0) -> tuple[Row, ...]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from edgebert.artifact import Artifact, Manifest, canonical_json
+from edgebert.artifact import Artifact, Manifest, canonical_json, problem_of, width_of
 from edgebert.errors import InputError, UsageError
 from edgebert.families import FAMILIES
 from edgebert.stage import settings_of
-from edgebert.tasks import TASKS
+from edgebert.tasks import TASKS, Kind
+from edgebert.tokenizer import mask_id, open_tokenizer
 from edgebert.training.batches import Collator, LengthGrouped, tokenize
 from edgebert.training.data import Data, Row, match_labels
 from edgebert.training.objectives import Method, method_named
 from edgebert.training.objectives.hidden import uniform_map
+from edgebert.training.targets import LABELLINGS, masked
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,12 @@ class Plan:
     @property
     def metric(self) -> str:
         """What the best weights are chosen by; larger is better."""
-        return "negative loss" if self.encoder else TASKS[self.source.manifest.task].metric
+        return "negative loss" if self.encoder else problem_of(self.source.manifest).metric
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of labels that are learned."""
+        return problem_of(self.source.manifest).data
 
     @property
     def steps(self) -> int:
@@ -111,6 +116,13 @@ class Plan:
         tokens = sum(len(self.collate.rows[index].ids) for index in self.rows_compared())
         return tokens * len(self.states) * self.source.manifest.architecture.hidden * 2
 
+    def answer_bytes(self) -> int:
+        """Size of the teacher's answers of tokens for all of :meth:`rows_compared`; those of whole texts are small."""
+        manifest = self.source.manifest
+        if self.encoder or TASKS[manifest.task].outputs[0].shape[1] != "sequence":
+            return 0
+        return 4 * (width_of(manifest) or 0) * sum(len(self.collate.rows[index].ids) for index in self.rows_compared())
+
     def _rows_trained_on(self) -> set[int]:
         seen: set[int] = set()
         left, epoch = self.steps, 0
@@ -129,11 +141,15 @@ def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifa
     method = _checked_method(config, source, teacher)
     manifest = source.manifest
     matched = data if manifest.pooling else _labelled(data, manifest)
-    parts = [_texts(part) if manifest.pooling else part for part in (matched.train, matched.dev)]
+    problem = problem_of(manifest)
+    alone = manifest.pooling or problem.data == "text"
+    parts = [_texts(part) if alone else part for part in (matched.train, matched.dev)]
     rows = [row for part in parts for row in part]
     encoded = tokenize(source, rows, min(config.max_length, manifest.max_length))
-    number = {label: index for index, label in enumerate(manifest.labels)}
-    labels = None if manifest.pooling else torch.tensor([number[str(row.label)] for row in rows])
+    labelling = None if manifest.pooling else LABELLINGS[problem.data]
+    labels = labelling.tensor(rows, encoded, manifest.labels) if labelling else None
+    if labelling and labelling.hides and labels is not None:
+        encoded = masked(encoded, list(labels), mask_id(source, open_tokenizer(source)))
     lengths = [len(row.ids) for row in encoded[: len(parts[0])]]
     states: tuple[int, ...] = ()
     if method.needs_hidden and teacher is not None:
@@ -196,10 +212,13 @@ def _check_pair(source: Artifact, teacher: Artifact, method: Method) -> None:
 
 def _labelled(data: Data, manifest: Manifest) -> Data:
     """The data in the checkpoint's labels. Raises InputError where they are others."""
-    if data.kind != "label":
-        what = "scores cannot be trained on yet" if data.kind == "score" else "no labels to train on"
-        raise InputError(what, data.name, "give data with class labels")
-    matched = match_labels(data, manifest.labels)
+    problem = problem_of(manifest)
+    if problem.data == "text":
+        return data
+    if data.kind != problem.data:
+        what = _OTHERWISE[data.kind]
+        raise InputError(f"{what}, for {problem.name}", data.name, "give data with labels of that kind")
+    matched = match_labels(data, manifest.labels, problem.data)
     if matched is None:
         theirs, ours = ", ".join(data.labels[:3]), ", ".join(manifest.labels[:3])
         what = f"labels of the data ({theirs}, ...) are not those of the checkpoint ({ours}, ...)"
@@ -207,8 +226,18 @@ def _labelled(data: Data, manifest: Manifest) -> Data:
     return matched
 
 
+_OTHERWISE: Mapping[Kind, str] = {
+    "none": "no labels to train on",
+    "label": "class labels",
+    "labels": "lists of labels",
+    "score": "scores",
+    "tags": "tags of words",
+    "text": "unlabelled text",
+}
+
+
 def _texts(rows: Sequence[Row]) -> list[Row]:
-    """Every text on its own: a sentence encoder knows no pairs."""
+    """Every text on its own: neither sentence encoders nor masked models know pairs."""
     return [Row(text) for row in rows for text in (row.text, row.text_b) if text is not None]
 
 

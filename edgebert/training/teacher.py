@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from edgebert import machine
 from edgebert.artifact import Pooling
@@ -57,12 +58,16 @@ def no_targets(inputs: Inputs) -> Outputs:
 
 @dataclass(frozen=True)
 class LiveTargets:
-    """Runs the teacher on the batch. ``states`` are the hidden states asked for, by index (0: embeddings)."""
+    """Runs the teacher on the batch. ``states`` are the hidden states asked for, by index (0: embeddings).
+
+    ``by_token``: its logits are of tokens, [batch, sequence, labels].
+    """
 
     module: torch.nn.Module
     pooling: Pooling | None
     states: tuple[int, ...]
     bf16: bool
+    by_token: bool = False
 
     def __call__(self, inputs: Inputs) -> Outputs:
         """Run the teacher, without gradients."""
@@ -74,7 +79,9 @@ class LiveTargets:
 
 @dataclass(frozen=True)
 class _Kept:
-    """One row: its logits or sentence vector, and ``hidden`` [states, tokens, width] in float16."""
+    """One row: its logits (of a tagger [tokens, labels]) or sentence vector, and ``hidden`` [states, tokens, width]
+    in float16.
+    """
 
     answer: Tensor
     hidden: Tensor
@@ -92,7 +99,8 @@ class KeptTargets:
         """Look the batch's rows up."""
         ids = inputs["input_ids"]
         kept = [self.rows[index] for index in inputs["rows"].tolist()]
-        answers = torch.stack([row.answer for row in kept]).to(ids.device)
+        # Of a tagger, as many rows as there are tokens.
+        answers = pad_sequence([row.answer for row in kept], batch_first=True).to(ids.device)
         hidden: tuple[Tensor, ...] = ()
         if self.states:
             width = kept[0].hidden.shape[-1]
@@ -135,14 +143,15 @@ def keep(
             _store(path, tensors)
         lengths = [len(collate.rows[index].ids) for index in chunk]
         hidden = torch.split(tensors["hidden"], lengths, dim=1)
-        rows |= {index: _Kept(tensors["answers"][i], hidden[i]) for i, index in enumerate(chunk)}
+        answers = torch.split(tensors["answers"], lengths) if targets.by_token else tensors["answers"].unbind()
+        rows |= {index: _Kept(answers[i], hidden[i]) for i, index in enumerate(chunk)}
     return KeptTargets(rows, targets.pooling is not None, len(targets.states))
 
 
 def _compute(
     targets: LiveTargets, collate: Collator, chunk: Sequence[int], place: Callable[[Inputs], Inputs]
 ) -> dict[str, Tensor]:
-    """``answers`` [rows, width] and ``hidden`` [states, all tokens of all rows, width]."""
+    """``answers`` [rows, width], of a tagger [all tokens, labels], and ``hidden`` [states, all tokens, width]."""
     answers: list[Tensor] = []
     hidden: list[Tensor] = []
     for start in range(0, len(chunk), _BATCH):
@@ -150,7 +159,7 @@ def _compute(
         found = targets(inputs)
         answer = found.logits if found.pooled is None else found.pooled
         if answer is not None:
-            answers.append(answer.cpu())
+            answers.append((answer[inputs["attention_mask"].bool()] if targets.by_token else answer).cpu())
         if found.hidden:
             states = torch.stack(found.hidden)
             # LayerNorm's outputs are far inside float16's range; its rounding is far below a student's error.

@@ -19,14 +19,18 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from edgebert import machine
+from edgebert.aggregates import AGGREGATES, mean
 from edgebert.artifact import Artifact, Manifest
 from edgebert.progress import bar
 from edgebert.shaping.checkpoint import load_module, quiet_transformers, save_module
+from edgebert.tasks import TASKS
 from edgebert.training.batches import Indices, LengthGrouped
 from edgebert.training.clock import Clock
 from edgebert.training.data import Data
-from edgebert.training.objectives.base import Batch, Weights
+from edgebert.training.objectives.base import Batch, Weights, required
+from edgebert.training.objectives.losses import LOSSES
 from edgebert.training.plan import Plan, TrainConfig, make_plan
+from edgebert.training.targets import LABELLINGS
 from edgebert.training.teacher import Inputs, LiveTargets, Targets, forward, keep, may_keep, no_targets
 from edgebert.training.work import Work
 
@@ -155,7 +159,8 @@ def _targets(plan: Plan, teacher: Artifact | None, work: Work, args: TrainingArg
     if not plan.method.needs_teacher or teacher is None:
         return no_targets
     module = load_module(teacher, for_training=True).to(args.device)
-    live = LiveTargets(module, teacher.manifest.pooling, plan.states, bool(args.bf16))
+    by_token = TASKS[teacher.manifest.task].outputs[0].shape[1] == "sequence" and not plan.encoder
+    live = LiveTargets(module, teacher.manifest.pooling, plan.states, bool(args.bf16), by_token)
     if not _keeps_hidden(plan):
         return live
     return keep(live, plan.collate, plan.rows_compared(), work.path, lambda inputs: _to(inputs, args.device))
@@ -163,7 +168,9 @@ def _targets(plan: Plan, teacher: Artifact | None, work: Work, args: TrainingArg
 
 def _keeps_hidden(plan: Plan) -> bool:
     # A GPU computes hidden states faster than it is handed them.
-    return not plan.states or (may_keep(plan.hidden_bytes()) and not torch.cuda.is_available())
+    if plan.states and torch.cuda.is_available():
+        return False
+    return may_keep(plan.hidden_bytes() + plan.answer_bytes())
 
 
 def _to(inputs: Inputs, device: torch.device) -> dict[str, Tensor]:
@@ -207,7 +214,8 @@ class _Trainer(Trainer):
     def _run(self, model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> Batch:
         pooling = self._plan.source.manifest.pooling
         student = forward(model, inputs, pooling, hidden=bool(self._plan.states))
-        return Batch(student, self._targets(inputs), inputs["attention_mask"], inputs.get("labels"))
+        batch = Batch(student, self._targets(inputs), inputs["attention_mask"], inputs.get("labels"))
+        return batch if self._plan.encoder else replace(batch, losses=LOSSES[self._plan.kind])
 
     def _loss(self, batch: Batch) -> Tensor:
         terms = self._plan.method.encoder_terms if self._plan.encoder else self._plan.method.terms
@@ -216,7 +224,7 @@ class _Trainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Score the dev rows: accuracy of a classifier, the loss (negated) of a sentence encoder."""
+        """Score the dev rows: the task's metric, or the loss (negated) of a sentence encoder."""
         metrics = {f"{metric_key_prefix}_{self._plan.metric}": self._score()}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -228,14 +236,15 @@ class _Trainer(Trainer):
         rows = self._plan.collate.rows
         order = sorted(self._plan.dev, key=lambda index: len(rows[index].ids))
         batches = [order[start : start + _EVAL_BATCH] for start in range(0, len(order), _EVAL_BATCH)]
-        total = 0.0
-        for indices in bar(batches, "dev"):
-            inputs = _to(self._plan.collate(indices), self.args.device)
-            total += self._score_batch(inputs)
-        return total / len(order)
+        counts = [
+            self._count(_to(self._plan.collate(indices), self.args.device)).cpu() for indices in bar(batches, "dev")
+        ]
+        aggregate = mean if self._plan.encoder else AGGREGATES[self._plan.metric]
+        return float(aggregate(torch.cat(counts).double().numpy()[None])[0])
 
-    def _score_batch(self, inputs: Mapping[str, Tensor]) -> float:
+    def _count(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the metric is computed from, [batch, columns]."""
         if self._plan.encoder:
-            return -float(self._loss(self._run(self._module, inputs))) * len(inputs["rows"])
-        found = forward(self._module, inputs, None, hidden=False).logits
-        return float((found.argmax(dim=-1) == inputs["labels"]).sum()) if found is not None else 0.0
+            return -self._loss(self._run(self._module, inputs)).expand(len(inputs["rows"]), 1)
+        logits = required(forward(self._module, inputs, None, hidden=False).logits)
+        return LABELLINGS[self._plan.kind].count(logits, inputs["labels"], self._plan.source.manifest.labels)

@@ -8,14 +8,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from edgebert.training.objectives.losses import LOSSES, Losses
+
 
 @dataclass(frozen=True)
 class Outputs:
     """What a model made of a batch, or what a teacher made of it.
 
-    ``logits`` [batch, labels] · ``hidden`` the embeddings' output and each layer's, or of a teacher only
-    those asked for, [batch, sequence, hidden] each · ``pooled`` [batch, hidden]. None or empty where the
-    task or method has no use for it.
+    ``logits`` [batch, labels], of a tagger [batch, sequence, labels] · ``hidden`` the embeddings' output and each
+    layer's, or of a teacher only those asked for, [batch, sequence, hidden] each · ``pooled`` [batch, hidden].
+    None or empty where the task or method has no use for it.
     """
 
     logits: Tensor | None = None
@@ -25,17 +27,22 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on its way through an objective: both outputs, mask [batch, sequence], labels [batch]."""
+    """One batch on its way through an objective: both outputs, mask [batch, sequence], labels, how these compare.
+
+    Labels are class numbers [batch], 0 or 1 for each class [batch, labels], scores [batch], or class numbers of
+    tokens [batch, sequence].
+    """
 
     student: Outputs
     teacher: Outputs
     mask: Tensor
     labels: Tensor | None = None
+    losses: Losses = LOSSES["label"]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """How much each term counts: ``labels`` for cross-entropy. The soft labels count once (× T²)."""
+    """How much each term counts: ``labels`` for the given labels. The soft labels count once (× T²)."""
 
     labels: float
     hidden: float

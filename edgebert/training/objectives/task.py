@@ -9,8 +9,8 @@ from edgebert.training.objectives.base import Batch, Weights, required
 
 
 def labels_term(batch: Batch, weights: Weights) -> Tensor:
-    """Cross-entropy against the given labels."""
-    return weights.labels * functional.cross_entropy(required(batch.student.logits), required(batch.labels))
+    """Distance to the given labels: cross-entropy, or squared error of scores."""
+    return weights.labels * batch.losses.hard(required(batch.student.logits), required(batch.labels))
 
 
 def embedding_term(batch: Batch, weights: Weights) -> Tensor:
