@@ -216,9 +216,13 @@ def bytes_needed(source: Artifact, depths: Sequence[int], precisions: Sequence[s
 
 
 def _name(source: Artifact, keep: Sequence[int], target: str, precision: str) -> str:
+    return file_name(f"{source.manifest.name}-{depth_name(keep)}-{target}-{precision}")
+
+
+def depth_name(keep: Sequence[int]) -> str:
+    """How a depth is called in names of files: by its number of layers, and by which where they are not the first."""
     plain = tuple(keep) == tuple(range(len(keep)))
-    kept = "" if plain else "-keep" + "-".join(map(str, keep))
-    return file_name(f"{source.manifest.name}-l{len(keep)}{kept}-{target}-{precision}")
+    return f"l{len(keep)}" + ("" if plain else "-keep" + "-".join(map(str, keep)))
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:
@@ -314,7 +318,7 @@ def distill(
     init_from: str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> list[Artifact]:
-    """Train checkpoints of the given depths from a teacher, each at ``out/<name>-l<layers>``.
+    """Train checkpoints of the given depths from a teacher, each at ``out/<name>-<depth_name>``.
 
     A teacher not yet fine-tuned for the data's labels is fine-tuned first, with ``config``'s limits.
     Finished depths are kept, an interrupted one goes on. Raises UsageError and InputError before training.
@@ -325,8 +329,8 @@ def distill(
     rows, folder = read(data, columns, config.seed), Path(out)
     named = open_checkpoint(model)
     check_output(named, folder)
-    for count in layers:
-        layers_to_keep(count, keep, named.manifest.architecture.layers)
+    origin = named if init_from is None else open_checkpoint(init_from)
+    kept = [layers_to_keep(count, keep, origin.manifest.architecture.layers) for count in layers]
     # What is cut and what is published; a training run asks for its own before it begins.
     stage.require_space(folder, bytes_needed(named, layers, []), "distill")
     start, rows, ready = (named, rows, True)
@@ -344,20 +348,14 @@ def distill(
         )
     base = start
     if init_from is not None:
-        base = (
-            classifier(init_from, rows, folder / "base", config.seed)[0]
-            if rows.kind == "label"
-            else open_checkpoint(init_from)
-        )
+        base = classifier(init_from, rows, folder / "base", config.seed)[0] if rows.kind == "label" else origin
     students = []
     with _workplace(folder) as work:
         cutter = Exporter(base, [], "", work)
-        for count in layers:
-            source = cutter.truncated(layers_to_keep(count, keep, base.manifest.architecture.layers))
-            place = folder / file_name(f"{named.manifest.name}-l{count}")
+        for chosen in kept:
+            source, name = cutter.truncated(chosen), depth_name(chosen)
+            place = folder / file_name(f"{named.manifest.name}-{name}")
             if not place.exists():
-                log.info("training %d layers", count)
-            students.append(
-                train_stage(source, config, place, data=rows, teacher=teacher, work=folder / "work" / f"l{count}")
-            )
+                log.info("training %d layers", len(chosen))
+            students.append(train_stage(source, config, place, data=rows, teacher=teacher, work=folder / "work" / name))
     return students

@@ -87,9 +87,9 @@ class Workshop:
             self.journal.save_texts(self.data.test)
         return self.start
 
-    def untrained(self, layers: int, target: str, precision: str) -> Artifact:
-        """The first layers exported as they are: right in size and speed. Raises CheckFailed."""
-        return self._exporter.unproven(self._exporter.truncated(tuple(range(layers))), target, precision)
+    def untrained(self, keep: Sequence[int], target: str, precision: str) -> Artifact:
+        """The layers ``keep`` exported as they are: right in size and speed. Raises CheckFailed."""
+        return self._exporter.unproven(self._exporter.truncated(keep), target, precision)
 
     @cached_property
     def _exporter(self) -> build.Exporter:
@@ -99,13 +99,14 @@ class Workshop:
 
     # -- training ------------------------------------------------------------------------------------
 
-    def train(self, layers: int) -> Artifact:
-        """The trained checkpoint of a depth; the full depth is the teacher. Raises CheckFailed."""
+    def train(self, keep: Sequence[int]) -> Artifact:
+        """The trained checkpoint of the layers ``keep``; all of them are the teacher. Raises CheckFailed."""
+        layers = len(keep)
         if layers == self.depth:
             return self._teacher
         if not (self.folder / "checkpoints" / f"l{layers}").exists():
             log.info("training %d layers", layers)
-        base = self._student_start(layers)
+        base = self._student_start(keep)
         return self._trained(base, self.request.student, f"l{layers}", teacher=self._teacher)
 
     @cached_property
@@ -116,14 +117,14 @@ class Workshop:
             log.info("fine-tuning the teacher, %d layers", self.depth)
         return self._trained(self.start, self.request.teacher, "teacher", teacher=None)
 
-    def _student_start(self, layers: int) -> Artifact:
+    def _student_start(self, keep: Sequence[int]) -> Artifact:
         if self.request.init_from is None:
-            return self._exporter.truncated(tuple(range(layers)))
+            return self._exporter.truncated(keep)
         out = self.folder / "checkpoints" / "base"
         base = open_checkpoint(self.request.init_from)
         if self.data.kind == "label":
             base, _, _ = build.classifier(self.request.init_from, self.data, out, self.request.seed)
-        return build.Exporter(base, [], "", self.folder / "work" / "base").truncated(tuple(range(layers)))
+        return build.Exporter(base, [], "", self.folder / "work" / "base").truncated(keep)
 
     def _trained(self, source: Artifact, config: TrainConfig, name: str, *, teacher: Artifact | None) -> Artifact:
         if config.method == "none":
@@ -140,7 +141,7 @@ class Workshop:
         """
         target, precision = candidate.target, candidate.precision
         out = self.folder / "artifacts" / f"l{candidate.layers}-{target}-{precision}"
-        checkpoint = self.train(candidate.layers)
+        checkpoint = self.train(candidate.kept_layers)
         artifact = Artifact.open(out) if out.exists() else self._exporter.export(checkpoint, target, precision, out)
         if artifact.digest in known:
             return None

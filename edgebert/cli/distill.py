@@ -25,7 +25,7 @@ def _show(document: Document) -> str:
 @flags.model
 @flags.data(required=True)
 @click.option("--layers", type=flags.NUMBERS, required=True, help="Depths to train, one or a list.")
-@click.option("--keep", default="first", help="Which layers students start from: first, or a list such as 0,2,4.")
+@flags.keep
 @flags.training
 @click.option(
     "--init-from",

@@ -41,7 +41,7 @@ def entry_of(artifact: Artifact) -> Document:
 @command("edgebert export --layers 3 --precision int8 --data reviews.csv -o out", _show)
 @flags.layers("How many layers to keep, one number or a list [default: all].")
 @flags.model
-@click.option("--keep", default="first", help="Which layers stay: first, or a list such as 0,2,4.")
+@flags.keep
 @flags.targets("cpu")
 @flags.precisions("fp32")
 @flags.data()

@@ -24,6 +24,7 @@ from edgebert.shaping.checkpoint import open_checkpoint
 @flags.data(required=True)
 @flags.budget
 @flags.layers("Depths to try [default: all].")
+@flags.keep
 @flags.targets("cpu")
 @flags.precisions("fp32,int8")
 @flags.bench
@@ -31,7 +32,7 @@ from edgebert.shaping.checkpoint import open_checkpoint
 @click.option(
     "--init-from",
     default=None,
-    help="Checkpoint whose first layers students start from [default: the model's own].",
+    help="Checkpoint whose layers students start from [default: the model's own].",
 )
 @click.option("--exhaustive", is_flag=True, help="Train every depth, not only those that can win.")
 @click.option(
@@ -49,6 +50,7 @@ def run(
     budget: str | None,
     max_drop: float | None,
     layers: tuple[int, ...] | None,
+    keep: str,
     target: tuple[str, ...],
     precision: tuple[str, ...],
     threads: int | None,
@@ -74,8 +76,8 @@ def run(
     shared = {name: value for name, value in chosen.items() if name not in ("method", "temperature", "alpha")}
     hidden = open_checkpoint(model).manifest.architecture.hidden
     request = FitRequest(
-        model=model, data=data, folder=out, budget=limit, max_drop=max_drop, layers=layers, targets=target,
-        precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive,
+        model=model, data=data, folder=out, budget=limit, max_drop=max_drop, layers=layers, keep=keep,
+        targets=target, precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive,
         remeasure=remeasure, seed=seed,
         student=replace(student_recipe(hidden), seed=seed, **chosen),
         teacher=replace(teacher_recipe(hidden), seed=seed, **shared),

@@ -22,7 +22,7 @@ def _show(document: Document) -> str:
 @command("edgebert resize --model minilm --layers 3 -o minilm-3", _show)
 @flags.model
 @click.option("--layers", type=int, required=True, help="How many layers to keep.")
-@click.option("--keep", default="first", help="Which layers stay: first, or a list such as 0,2,4.")
+@flags.keep
 @flags.out("Folder of the new checkpoint.", required=True)
 @flags.force
 def run(model: str, layers: int, keep: str, out: Path, force: bool) -> Document:

@@ -1,9 +1,14 @@
-"""Depth: which layers of a checkpoint stay. Weights are moved, the config rewritten, the head kept."""
+"""Depth: which layers of a checkpoint stay. Weights are moved, the config rewritten, the head kept.
+
+The strategies are those of Sajjad et al. 2023, "On the effect of dropping layers of pre-trained transformer
+models" (arXiv:2004.03844). There a layer is dropped; here its complement is kept.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +25,41 @@ if TYPE_CHECKING:
 KEEP_FIRST = "first"
 
 
+def first(layers: int, depth: int) -> tuple[int, ...]:
+    """The lowest ``layers``: top-layer dropping."""
+    del depth
+    return tuple(range(layers))
+
+
+def last(layers: int, depth: int) -> tuple[int, ...]:
+    """The highest ``layers``: bottom-layer dropping."""
+    return tuple(range(depth - layers, depth))
+
+
+def alternate(layers: int, depth: int) -> tuple[int, ...]:
+    """Layer ⌊i · depth / layers⌋ for each i: spread evenly, the lowest always among them.
+
+    At half the depth every other layer, which is Sajjad's alternate dropping of the even ones (counted from 1)
+    and the "every other" of Fan et al. 2020 (LayerDrop, arXiv:1909.11556). Sajjad drops every other layer from
+    the top also where fewer are to go; here the gaps are spread, as in DynaBERT (Hou et al. 2020).
+    """
+    return tuple(i * depth // layers for i in range(layers))
+
+
+def symmetric(layers: int, depth: int) -> tuple[int, ...]:
+    """Both ends, the middle dropped: the lowest ⌈layers / 2⌉ and the highest ⌊layers / 2⌋."""
+    high = layers // 2
+    return (*range(layers - high), *range(depth - high, depth))
+
+
+STRATEGIES: Mapping[str, Callable[[int, int], tuple[int, ...]]] = {
+    KEEP_FIRST: first,
+    "last": last,
+    "alternate": alternate,
+    "symmetric": symmetric,
+}
+
+
 @dataclass(frozen=True)
 class TruncateConfig:
     """Indices of the layers that stay, in the order they will run."""
@@ -30,22 +70,29 @@ class TruncateConfig:
 def layers_to_keep(layers: int, keep: str, depth: int) -> tuple[int, ...]:
     """Indices for ``--layers layers --keep keep`` on a model ``depth`` layers deep.
 
-    ``keep`` is ``first`` or a comma-separated list of indices. Raises UsageError where the numbers
-    do not fit the model.
+    ``keep`` names one of STRATEGIES, or is a comma-separated list of indices in the order they will run.
+    Raises UsageError where the numbers do not fit the model.
     """
     if not 1 <= layers <= depth:
         raise UsageError(f"cannot keep {layers} of {depth} layers", "--layers", f"a number from 1 to {depth}")
-    if keep == KEEP_FIRST:
-        return tuple(range(layers))
+    if keep in STRATEGIES:
+        return STRATEGIES[keep](layers, depth)
     try:
         indices = tuple(int(word) for word in keep.split(","))
     except ValueError:
-        raise UsageError(f"unreadable layer list {keep!r}", "--keep", "first, or numbers such as 0,2,4") from None
+        remedy = f"{', '.join(STRATEGIES)}, or numbers such as 0,2,4"
+        raise UsageError(f"unreadable layer list {keep!r}", "--keep", remedy) from None
     if len(set(indices)) != len(indices) or not all(0 <= i < depth for i in indices):
         raise UsageError(f"layers {keep} repeat or do not exist", "--keep", f"different numbers from 0 to {depth - 1}")
     if len(indices) != layers:
         raise UsageError(f"{len(indices)} layers are listed for --layers {layers}", "--keep", f"list {layers}")
     return indices
+
+
+def check_keep(counts: Iterable[int], keep: str, depth: int) -> None:
+    """Raise UsageError, as :func:`layers_to_keep` would, for depths and a ``keep`` that do not fit the model."""
+    for layers in counts:
+        layers_to_keep(layers, keep, depth)
 
 
 def truncate(source: Artifact, config: TruncateConfig, out: Path) -> Manifest:
