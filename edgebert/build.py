@@ -118,15 +118,14 @@ class Exporter:
         return (*lines, parity.onnx_stage(precision, exact, quantized, self.feeds)[0])
 
     def _truncation(self, checkpoint: Artifact) -> tuple[parity.Stage, ...]:
-        """Untrained first layers must give the full model's hidden state, to the bit."""
+        """Untrained layers must give, to the bit, what the full model gives with the others left out."""
         from edgebert.runtimes.reference import hidden_after
 
-        layers = checkpoint.manifest.architecture.layers
-        steps = [step.stage for step in checkpoint.manifest.history[len(self.source.manifest.history) :]]
-        if steps != ["truncate"] or checkpoint.manifest.kept_layers != self.source.manifest.kept_layers[:layers]:
+        steps = checkpoint.manifest.history[len(self.source.manifest.history) :]
+        if [step.stage for step in steps] != ["truncate"] or steps[0].source != self.source.digest:
             return ()
-        feed = self.feeds[-1]
-        full, cut = hidden_after(self.source, layers, feed), hidden_after(checkpoint, layers, feed)
+        feed, keep = self.feeds[-1], steps[0].config["keep"]
+        full, cut = hidden_after(self.source, keep, feed), hidden_after(checkpoint, range(len(keep)), feed)
         rows = [[row.ravel() for row in states] for states in (full, cut)]
         return (parity.compare("truncate", "truncate", *rows, labels=False),)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -16,8 +17,9 @@ from edgebert import stage
 from edgebert.artifact import Artifact
 from edgebert.errors import InputError, UsageError
 from edgebert.families import FAMILIES
+from edgebert.runtimes.reference import hidden_after
 from edgebert.shaping.checkpoint import load_module, open_checkpoint
-from edgebert.shaping.depth import STRATEGIES, TruncateConfig, layers_to_keep, truncate
+from edgebert.shaping.depth import STRATEGIES, TruncateConfig, layers_to_keep, only_layers, truncate
 
 DEPTH = 4
 
@@ -92,6 +94,30 @@ def test_each_layer_moves_whole(
     assert made.has("tokenizer.json")
     assert made.has("modules.json") == (task == "feature-extraction")
     load_module(made)
+
+
+@pytest.mark.parametrize("task", tiny.TASKS)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("keep", [(0, 1), (0, 2), (3,), (1, 3), (3, 1, 0)])
+def test_gaps_compute_what_the_full_model_computes_without_the_others(
+    keep: tuple[int, ...], family: str, task: str, models: dict[tuple[str, str], Artifact], tmp_path: Path
+) -> None:
+    source = models[family, task]
+    feed = {name: tensor.numpy() for name, tensor in batch(source).items()}
+    made = cut(source, keep, tmp_path / "made")
+    expected = hidden_after(source, keep, feed)
+    assert np.array_equal(hidden_after(made, range(len(keep)), feed), expected)
+    others = [layers for layers in ((0, 1, 2, 3), keep[::-1], keep[:-1], keep[1:]) if layers not in (keep, ())]
+    assert not any(np.array_equal(hidden_after(source, layers, feed), expected) for layers in others)
+
+
+def test_a_model_has_all_its_layers_again_after_some_ran_alone(models: dict[tuple[str, str], Artifact]) -> None:
+    source = models["bert", "text-classification"]
+    module = load_module(source)
+    before = list(module.state_dict())
+    with only_layers(module, FAMILIES["bert"], (2,)):
+        assert len(list(module.state_dict())) < len(before)
+    assert list(module.state_dict()) == before
 
 
 def test_ten_and_more_layers_are_not_mixed_up(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,6 +136,30 @@ def move_layers(tensors: dict[str, torch.Tensor], family: Family, keep: tuple[in
     if absent := set(keep) - seen:
         raise InputError(f"no weights for layer {min(absent)}", family.name, "give a complete checkpoint")
     return moved
+
+
+@contextmanager
+def only_layers(module: torch.nn.Module, family: Family, keep: Sequence[int]) -> Iterator[None]:
+    """Let only the layers ``keep`` of a loaded model run, in that order, until the block ends.
+
+    What :func:`truncate` writes must compute the same: this is the other way to it, without moving a weight.
+    """
+    import torch
+
+    place, _, name = family.layer_prefix.rstrip(".").rpartition(".")
+    parent = encoder_of(module).get_submodule(place)
+    layers: torch.nn.ModuleList = getattr(parent, name)
+    setattr(parent, name, torch.nn.ModuleList([layers[index] for index in keep]))
+    try:
+        yield
+    finally:
+        setattr(parent, name, layers)
+
+
+def encoder_of(module: torch.nn.Module) -> torch.nn.Module:
+    """The encoder of a transformers model: what is below the head, or all of it."""
+    encoder: torch.nn.Module = module.base_model  # type: ignore[assignment]
+    return encoder
 
 
 def _read_weights(source: Artifact) -> dict[str, torch.Tensor]:
