@@ -30,11 +30,12 @@ from edgebert.registry import check_pair
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
 from edgebert.shaping import sizes
 from edgebert.shaping.checkpoint import HeadConfig, add_head, open_checkpoint, shape_of
-from edgebert.shaping.depth import KEEP_FIRST, TruncateConfig, layers_to_keep, truncate
+from edgebert.shaping.depth import KEEP_AUTO, KEEP_FIRST, TruncateConfig, check_keep, layers_to_keep, truncate
 from edgebert.training.data import Data, match_labels, read
 
 if TYPE_CHECKING:
     from edgebert.exporters.graph import Template
+    from edgebert.training.importance import Importance
     from edgebert.training.trainer import TrainConfig
 
 log = logging.getLogger("edgebert")
@@ -159,6 +160,33 @@ class Exporter:
         return Artifact.open(path) if path.exists() else stage.run(step, build, source, config, path)
 
 
+def kept_layers(
+    source: Artifact,
+    counts: Sequence[int],
+    keep: str,
+    data: Data | None,
+    *,
+    tuned: bool = True,
+    seed: int = 0,
+    tell: Callable[[Importance], None] | None = None,
+) -> list[tuple[int, ...]]:
+    """Which layers of a checkpoint stay at each of the depths ``counts``; ``keep`` is ``layers_to_keep``'s.
+
+    For ``auto`` they are measured on data's train part, and ``tell`` is called with what was found; ``tuned`` False
+    says that the head is fresh. Raises UsageError where depths and ``keep`` do not fit the model or data is missing.
+    """
+    depth, ranking = source.manifest.architecture.layers, None
+    check_keep(counts, keep, depth)
+    if keep == KEEP_AUTO and data is not None:
+        from edgebert.training.importance import measure_importance
+
+        found = measure_importance(source, data, tuned=tuned, seed=seed)
+        ranking = found.ranking
+        if tell is not None:
+            tell(found)
+    return [layers_to_keep(count, keep, depth, ranking) for count in counts]
+
+
 def export(
     model: str = "minilm",
     layers: int | Sequence[int] | None = None,
@@ -171,11 +199,13 @@ def export(
     columns: Mapping[str, str] | None = None,
     task: str = "auto",
     force: bool = False,
+    tell: Callable[[Importance], None] | None = None,
 ) -> list[Artifact]:
     """Export a checkpoint at one or several depths, targets and precisions, from one trace; each proves itself first.
 
-    Returns the artifacts, published under ``out``. Raises UsageError for depths that do not exist or
-    folders that do, InputError for unusable checkpoints or data, CheckFailed where parity fails.
+    ``keep`` and ``tell`` are :func:`kept_layers`'. Returns the artifacts, published under ``out``. Raises UsageError
+    for depths that do not exist or folders that do, InputError for unusable checkpoints or data, CheckFailed where
+    parity fails.
     """
     source = open_checkpoint(model, task)
     depth = source.manifest.architecture.layers
@@ -183,12 +213,13 @@ def export(
     ways = list(product(_listed(target), _listed(precision)))
     for way in ways:
         check_pair(*way)
-    keeps = [layers_to_keep(count, keep, depth) for count in wanted]
-    jobs = [(kept, way, Path(out) / _name(source, kept, *way)) for kept in keeps for way in ways]
     check_output(source, Path(out))
+    rows = read(data, columns) if data is not None else None
+    keeps = kept_layers(source, wanted, keep, rows, tell=tell)
+    jobs = [(kept, way, Path(out) / _name(source, kept, *way)) for kept in keeps for way in ways]
     _check_places([path for _, _, path in jobs], Path(out), force=force)
     stage.require_space(Path(out), bytes_needed(source, [len(kept) for kept in keeps], [p for _, p in ways]), "export")
-    texts, texts_from = parity.ledger_texts(read(data, columns) if data is not None else None)
+    texts, texts_from = parity.ledger_texts(rows)
     log.info("%s, verified on %s", source.manifest.name, texts_from)
     done = []
     with _workplace(Path(out)) as work:
@@ -316,10 +347,12 @@ def distill(
     keep: str = KEEP_FIRST,
     init_from: str | None = None,
     columns: Mapping[str, str] | None = None,
+    tell: Callable[[Importance], None] | None = None,
 ) -> list[Artifact]:
     """Train checkpoints of the given depths from a teacher, each at ``out/<name>-<depth_name>``.
 
-    A teacher not yet fine-tuned for the data's labels is fine-tuned first, with ``config``'s limits.
+    ``keep`` and ``tell`` are :func:`kept_layers`', of the checkpoint that students start from: ``init_from``, or the
+    model. A teacher not yet fine-tuned for the data's labels is fine-tuned first, with ``config``'s limits.
     Finished depths are kept, an interrupted one goes on. Raises UsageError and InputError before training.
     """
     from edgebert.training.plan import check_settings, teacher_recipe
@@ -329,12 +362,17 @@ def distill(
     named = open_checkpoint(model)
     check_output(named, folder)
     origin = named if init_from is None else open_checkpoint(init_from)
-    kept = [layers_to_keep(count, keep, origin.manifest.architecture.layers) for count in layers]
+    check_keep(layers, keep, origin.manifest.architecture.layers)
     # What is cut and what is published; a training run asks for its own before it begins.
     stage.require_space(folder, bytes_needed(named, layers, []), "distill")
     start, rows, ready = (named, rows, True)
     if rows.kind == "label":
         start, rows, ready = classifier(model, rows, folder / "start", config.seed)
+    base, tuned = (start if init_from is None else origin), ready
+    if init_from is not None and rows.kind == "label":
+        base, _, tuned = classifier(init_from, rows, folder / "base", config.seed)
+    # Shown before anything is trained.
+    kept = kept_layers(base, layers, keep, rows, tuned=tuned, seed=config.seed, tell=tell)
     teacher: Artifact | None = start
     if config.method == "none":
         teacher = None
@@ -345,9 +383,6 @@ def distill(
         teacher = train_stage(
             start, recipe, folder / "teacher", data=rows, teacher=None, work=folder / "work" / "teacher"
         )
-    base = start
-    if init_from is not None:
-        base = classifier(init_from, rows, folder / "base", config.seed)[0] if rows.kind == "label" else origin
     students = []
     with _workplace(folder) as work:
         cutter = Exporter(base, [], "", work)

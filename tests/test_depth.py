@@ -226,7 +226,7 @@ def test_twelve_layers_are_dropped_as_in_the_paper(layers: int, keep: str, dropp
         (2, "-1,0", "repeat or do not exist"),
         (2, "0,1,2", "3 layers are listed for --layers 2"),
         (3, "0,1", "2 layers are listed for --layers 3"),
-        (2, "middle", "unreadable layer list 'middle': --keep: first, last, alternate, symmetric, or numbers"),
+        (2, "middle", "unreadable layer list 'middle': --keep: first, last, alternate, symmetric, auto, or numbers"),
         (2, "0,,1", "unreadable layer list"),
         (1, "", "unreadable layer list"),
         (1, "1.0", "unreadable layer list"),

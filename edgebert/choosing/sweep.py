@@ -11,12 +11,12 @@ import dataclasses
 import datetime
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgebert import build, stage
 from edgebert.artifact import Artifact
@@ -36,8 +36,11 @@ from edgebert.machine import environment, versions
 from edgebert.registry import TARGETS, check_pair, target_named
 from edgebert.serving.tokens import Text
 from edgebert.shaping.checkpoint import open_checkpoint
-from edgebert.shaping.depth import KEEP_FIRST, check_keep, layers_to_keep
+from edgebert.shaping.depth import KEEP_AUTO, KEEP_FIRST, check_keep, layers_to_keep
 from edgebert.training.data import Data, read, sample_texts
+
+if TYPE_CHECKING:
+    from edgebert.training.importance import Importance
 
 log = logging.getLogger("edgebert")
 
@@ -48,11 +51,12 @@ _BENCH_TEXTS = 400
 _SPOILS = (CheckFailed, InputError, OutOfMemory, ChildFailed)
 
 
-def fit(request: FitRequest) -> Report:
+def fit(request: FitRequest, tell: Callable[[Importance], None] | None = None) -> Report:
     """Sweep, train what needs training, pick. The folder then holds the journal, artifacts and ``best/``.
 
-    Raises UsageError, InputError and EnvironmentMissing before anything is written; a candidate that fails
-    later becomes a row that says so. The verdict may be that nothing fits.
+    ``tell`` is called with what ``keep`` auto goes by, before anything is made. Raises UsageError, InputError and
+    EnvironmentMissing before anything is written; a candidate that fails later becomes a row that says so. The
+    verdict may be that nothing fits.
     """
     ways = _ways(request)
     data = read(request.data, request.columns, request.seed)
@@ -72,7 +76,7 @@ def fit(request: FitRequest) -> Report:
         journal.require_inputs(inputs)
         for place in (request.folder, request.folder / "artifacts", request.folder / "checkpoints"):
             stage.recover_all(place)
-        return _Sweep(request, data, layers, ways, journal, workshop).run()
+        return _Sweep(request, data, layers, ways, journal, workshop).run(tell)
 
 
 def _ways(request: FitRequest) -> tuple[tuple[str, str], ...]:
@@ -93,7 +97,7 @@ def _ways(request: FitRequest) -> tuple[tuple[str, str], ...]:
 def _check_keep(request: FitRequest, layers: Sequence[int], depth: int) -> None:
     """Refuse now what cannot be cut, or would be cut from two checkpoints that do not correspond."""
     check_keep(layers, request.keep, depth)
-    if depth in layers and layers_to_keep(depth, request.keep, depth) != tuple(range(depth)):
+    if depth in layers and layers_to_keep(depth, request.keep, depth, [0.0] * depth) != tuple(range(depth)):
         raise UsageError("the full depth is the teacher, in its own order", "--keep", "list fewer layers")
     if request.init_from and request.keep != KEEP_FIRST:
         base = open_checkpoint(request.init_from).manifest.architecture.layers
@@ -150,9 +154,16 @@ class _Sweep:
         self.journal, self.workshop, self.folder = journal, workshop, request.folder
         # Trained candidates with their metrics, not yet timed.
         self._judged: dict[Key, Candidate] = {}
+        # How much each layer matters, where that decides which stay.
+        self._ranking: tuple[float, ...] | None = None
 
-    def run(self) -> Report:
+    def run(self, tell: Callable[[Importance], None] | None) -> Report:
         self.start: Artifact = self._must("preparing the checkpoint", "begin")
+        if self.request.keep == KEEP_AUTO:
+            found: Importance = self._must("measuring the layers", "importance")
+            self._ranking = found.ranking
+            if tell is not None:
+                tell(found)
         self.journal.save_bench_texts(self.bench_texts)
         self.depth = self.start.manifest.architecture.layers
         self.teacher_key = self.request.teacher_key(self.depth)
@@ -177,7 +188,9 @@ class _Sweep:
 
     def _kept(self, layers: int) -> tuple[int, ...]:
         """Which layers a depth has; the full depth is the teacher, whole, whatever list was given."""
-        return tuple(range(layers)) if layers == self.depth else layers_to_keep(layers, self.request.keep, self.depth)
+        if layers == self.depth:
+            return tuple(range(layers))
+        return layers_to_keep(layers, self.request.keep, self.depth, self._ranking)
 
     # -- latency first -------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.training.data import Data, read
 
 if TYPE_CHECKING:
+    from edgebert.training.importance import Importance
     from edgebert.training.plan import TrainConfig
 
 log = logging.getLogger("edgebert")
@@ -87,6 +88,18 @@ class Workshop:
             self.journal.save_texts(self.data.test)
         return self.start
 
+    def importance(self) -> Importance:
+        """What ``keep`` auto goes by. Measured once a folder: whoever goes on there must keep the same layers."""
+        from edgebert.training.importance import Importance, measure_importance
+
+        known = self.journal.facts().get("importance")
+        if known is not None:
+            return Importance.from_dict(known)
+        base, data, tuned = self._base
+        found = measure_importance(base, data, tuned=tuned, seed=self.request.seed)
+        self.journal.remember(importance=found.to_dict())
+        return found
+
     def untrained(self, keep: Sequence[int], target: str, precision: str) -> Artifact:
         """The layers ``keep`` exported as they are: right in size and speed. Raises CheckFailed."""
         return self._exporter.unproven(self._exporter.truncated(keep), target, precision)
@@ -117,14 +130,20 @@ class Workshop:
             log.info("fine-tuning the teacher, %d layers", self.depth)
         return self._trained(self.start, self.request.teacher, "teacher", teacher=None)
 
+    @cached_property
+    def _base(self) -> tuple[Artifact, Data, bool]:
+        """The checkpoint that students are cut from, the data in its labels, whether its head was trained before."""
+        if self.request.init_from is None:
+            return self.start, self.data, self.ready
+        if self.data.kind != "label":
+            return open_checkpoint(self.request.init_from), self.data, True
+        out = self.folder / "checkpoints" / "base"
+        return build.classifier(self.request.init_from, self.data, out, self.request.seed)
+
     def _student_start(self, keep: Sequence[int]) -> Artifact:
         if self.request.init_from is None:
             return self._exporter.truncated(keep)
-        out = self.folder / "checkpoints" / "base"
-        base = open_checkpoint(self.request.init_from)
-        if self.data.kind == "label":
-            base, _, _ = build.classifier(self.request.init_from, self.data, out, self.request.seed)
-        return build.Exporter(base, [], "", self.folder / "work" / "base").truncated(keep)
+        return build.Exporter(self._base[0], [], "", self.folder / "work" / "base").truncated(keep)
 
     def _trained(self, source: Artifact, config: TrainConfig, name: str, *, teacher: Artifact | None) -> Artifact:
         if config.method == "none":

@@ -8,6 +8,7 @@ import click
 
 from edgebert.artifact import Artifact
 from edgebert.cli import Document, command, flags, table
+from edgebert.cli.keeping import Told
 
 
 def _show(document: Document) -> str:
@@ -63,7 +64,8 @@ def run(
     """Export a checkpoint at one or several depths and precisions, from one trace, each verified."""
     from edgebert import build
 
+    told = Told()
     artifacts = build.export(
-        model, layers, target, precision, out, keep=keep, data=data, columns=columns, task=task, force=force
+        model, layers, target, precision, out, keep=keep, data=data, columns=columns, task=task, force=force, tell=told
     )
-    return {"artifacts": [entry_of(artifact) for artifact in artifacts]}
+    return {"artifacts": [entry_of(artifact) for artifact in artifacts], **told.document}

@@ -13,6 +13,7 @@ import click
 
 from edgebert.choosing.budget import check_max_drop, parse_budget
 from edgebert.cli import Document, command, flags
+from edgebert.cli.keeping import Told
 from edgebert.cli.pick import document_of, require_pick, show
 from edgebert.judging.latency import BenchConfig
 from edgebert.machine import readable
@@ -84,9 +85,10 @@ def run(
         bench=BenchConfig(batch_size=batch_size, seq_len=seq_len, threads=threads, seed=seed),
         command=readable(shlex.join(["edgebert", *sys.argv[1:]])),
     )  # fmt: skip
-    result = fit(request)
+    told = Told()
+    result = fit(request, told)
     page = write_report(out, result)
-    document = document_of(result, out, os.fspath(page))
+    document = {**document_of(result, out, os.fspath(page)), **told.document}
     if result.verdict.pick is not None:
         document["pick"]["path"] = os.fspath(out / "best")
     return require_pick(document, result)

@@ -104,7 +104,7 @@ def layers(text: str) -> Callable[[F], F]:
 
 def keep(function: F) -> F:
     """``--keep``."""
-    text = "Which layers stay: first, last, alternate, symmetric, or a list such as 0,2,4."
+    text = "Which layers stay: first, last, alternate, symmetric, auto (by --data), or a list such as 0,2,4."
     return click.option("--keep", default="first", help=text)(function)
 
 

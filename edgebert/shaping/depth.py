@@ -23,7 +23,7 @@ from edgebert.shaping.stored import weight_files
 if TYPE_CHECKING:
     import torch
 
-KEEP_FIRST = "first"
+KEEP_FIRST, KEEP_AUTO = "first", "auto"
 
 
 def first(layers: int, depth: int) -> tuple[int, ...]:
@@ -68,20 +68,31 @@ class TruncateConfig:
     keep: tuple[int, ...]
 
 
-def layers_to_keep(layers: int, keep: str, depth: int) -> tuple[int, ...]:
+def most_important(layers: int, importance: Sequence[float]) -> tuple[int, ...]:
+    """The ``layers`` largest of ``importance`` [depth], in their order; of equal ones the lower."""
+    ranked = sorted(range(len(importance)), key=lambda index: (-importance[index], index))
+    return tuple(sorted(ranked[:layers]))
+
+
+def layers_to_keep(layers: int, keep: str, depth: int, importance: Sequence[float] | None = None) -> tuple[int, ...]:
     """Indices for ``--layers layers --keep keep`` on a model ``depth`` layers deep.
 
-    ``keep`` names one of STRATEGIES, or is a comma-separated list of indices in the order they will run.
-    Raises UsageError where the numbers do not fit the model.
+    ``keep`` names one of STRATEGIES, is ``auto`` (the most important by ``importance`` [depth]), or a
+    comma-separated list of indices in the order they will run. Raises UsageError where the numbers do not fit
+    the model, or ``auto`` has nothing to go by.
     """
     if not 1 <= layers <= depth:
         raise UsageError(f"cannot keep {layers} of {depth} layers", "--layers", f"a number from 1 to {depth}")
     if keep in STRATEGIES:
         return STRATEGIES[keep](layers, depth)
+    if keep == KEEP_AUTO:
+        if importance is None:
+            raise UsageError(f"{KEEP_AUTO} measures layers on text", "--data", "give text like yours, labelled or not")
+        return most_important(layers, importance)
     try:
         indices = tuple(int(word) for word in keep.split(","))
     except ValueError:
-        remedy = f"{', '.join(STRATEGIES)}, or numbers such as 0,2,4"
+        remedy = f"{', '.join(STRATEGIES)}, {KEEP_AUTO}, or numbers such as 0,2,4"
         raise UsageError(f"unreadable layer list {keep!r}", "--keep", remedy) from None
     if len(set(indices)) != len(indices) or not all(0 <= i < depth for i in indices):
         raise UsageError(f"layers {keep} repeat or do not exist", "--keep", f"different numbers from 0 to {depth - 1}")
@@ -91,9 +102,9 @@ def layers_to_keep(layers: int, keep: str, depth: int) -> tuple[int, ...]:
 
 
 def check_keep(counts: Iterable[int], keep: str, depth: int) -> None:
-    """Raise UsageError, as :func:`layers_to_keep` would, for depths and a ``keep`` that do not fit the model."""
+    """Raise UsageError for depths and a ``keep`` that do not fit the model, before anything is measured."""
     for layers in counts:
-        layers_to_keep(layers, keep, depth)
+        layers_to_keep(layers, keep, depth, importance=[0.0] * depth)
 
 
 def truncate(source: Artifact, config: TruncateConfig, out: Path) -> Manifest:

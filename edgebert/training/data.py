@@ -352,6 +352,11 @@ def _relabel(data: Data, labels: tuple[str, ...], renamed: Mapping[str, str]) ->
     return replace(data, train=train, dev=dev, test=test, labels=labels, digest=digest)
 
 
+def single_texts(rows: Sequence[Row]) -> list[Row]:
+    """Every text on its own, unlabelled: a sentence encoder knows no pairs."""
+    return [Row(text) for row in rows for text in (row.text, row.text_b) if text is not None]
+
+
 def sample_texts(rows: Sequence[Row], count: int, seed: int = 0) -> tuple[Row, ...]:
     """Up to ``count`` different rows, spread evenly over the lengths, shortest and longest included."""
     distinct = {(row.text, row.text_b): row for row in rows}.values()

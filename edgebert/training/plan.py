@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from edgebert.families import FAMILIES
 from edgebert.stage import settings_of
 from edgebert.tasks import TASKS
 from edgebert.training.batches import Collator, LengthGrouped, tokenize
-from edgebert.training.data import Data, Row, match_labels
+from edgebert.training.data import Data, match_labels, single_texts
 from edgebert.training.objectives import Method, method_named
 from edgebert.training.objectives.hidden import uniform_map
 
@@ -129,7 +128,7 @@ def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifa
     method = _checked_method(config, source, teacher)
     manifest = source.manifest
     matched = data if manifest.pooling else _labelled(data, manifest)
-    parts = [_texts(part) if manifest.pooling else part for part in (matched.train, matched.dev)]
+    parts = [single_texts(part) if manifest.pooling else part for part in (matched.train, matched.dev)]
     rows = [row for part in parts for row in part]
     encoded = tokenize(source, rows, min(config.max_length, manifest.max_length))
     number = {label: index for index, label in enumerate(manifest.labels)}
@@ -205,11 +204,6 @@ def _labelled(data: Data, manifest: Manifest) -> Data:
         what = f"labels of the data ({theirs}, ...) are not those of the checkpoint ({ours}, ...)"
         raise InputError(what, data.name, "give a checkpoint with these labels, or one without a head")
     return matched
-
-
-def _texts(rows: Sequence[Row]) -> list[Row]:
-    """Every text on its own: a sentence encoder knows no pairs."""
-    return [Row(text) for row in rows for text in (row.text, row.text_b) if text is not None]
 
 
 def _key(source: Artifact, config: TrainConfig, data: Data, teacher: Artifact | None) -> str:
