@@ -12,7 +12,7 @@ import transformers
 from edgebert.artifact import Artifact
 from edgebert.errors import InputError
 from edgebert.families import FAMILIES
-from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, closed
+from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked, closed
 from edgebert.shaping.checkpoint import load_module, quiet_transformers
 from edgebert.shaping.depth import only_layers
 from edgebert.tasks import TASKS
@@ -53,8 +53,9 @@ class TorchSession:
         module = self._module
         if module is None:
             raise closed(self._artifact)
+        arrays = checked(feed, self._artifact)
         with torch.inference_mode():
-            outputs = module(**{name: torch.from_numpy(array) for name, array in feed.items()})
+            outputs = module(**{name: torch.from_numpy(array) for name, array in arrays.items()})
         return {self._output: outputs[self._output].numpy()}
 
     def facts(self) -> dict[str, Any]:
