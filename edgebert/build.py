@@ -30,12 +30,13 @@ from edgebert.registry import check_pair
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
 from edgebert.shaping import sizes
 from edgebert.shaping.checkpoint import MODULES, HeadConfig, add_head, open_checkpoint, shape_of
-from edgebert.shaping.depth import KEEP_FIRST, TruncateConfig, layers_to_keep, truncate
+from edgebert.shaping.depth import KEEP_AUTO, KEEP_FIRST, TruncateConfig, check_keep, layers_to_keep, truncate
 from edgebert.tasks import TASKS, task_for
 from edgebert.training.data import Data, match_labels, read
 
 if TYPE_CHECKING:
     from edgebert.exporters.graph import Template
+    from edgebert.training.importance import Importance
     from edgebert.training.trainer import TrainConfig
 
 log = logging.getLogger("edgebert")
@@ -121,15 +122,14 @@ class Exporter:
         return (*lines, parity.onnx_stage(precision, exact, quantized, self.feeds)[0])
 
     def _truncation(self, checkpoint: Artifact) -> tuple[parity.Stage, ...]:
-        """Untrained first layers must give the full model's hidden state, to the bit."""
+        """Untrained layers must give, to the bit, what the full model gives with the others left out."""
         from edgebert.runtimes.reference import hidden_after
 
-        layers = checkpoint.manifest.architecture.layers
-        steps = [step.stage for step in checkpoint.manifest.history[len(self.source.manifest.history) :]]
-        if steps != ["truncate"] or checkpoint.manifest.kept_layers != self.source.manifest.kept_layers[:layers]:
+        steps = checkpoint.manifest.history[len(self.source.manifest.history) :]
+        if [step.stage for step in steps] != ["truncate"] or steps[0].source != self.source.digest:
             return ()
-        feed = self.feeds[-1]
-        full, cut = hidden_after(self.source, layers, feed), hidden_after(checkpoint, layers, feed)
+        feed, keep = self.feeds[-1], steps[0].config["keep"]
+        full, cut = hidden_after(self.source, keep, feed), hidden_after(checkpoint, range(len(keep)), feed)
         rows = [[row.ravel() for row in states] for states in (full, cut)]
         return (parity.compare("truncate", "truncate", rows[0], rows[1], None),)
 
@@ -164,6 +164,33 @@ class Exporter:
         return Artifact.open(path) if path.exists() else stage.run(step, build, source, config, path)
 
 
+def kept_layers(
+    source: Artifact,
+    counts: Sequence[int],
+    keep: str,
+    data: Data | None,
+    *,
+    tuned: bool = True,
+    seed: int = 0,
+    tell: Callable[[Importance], None] | None = None,
+) -> list[tuple[int, ...]]:
+    """Which layers of a checkpoint stay at each of the depths ``counts``; ``keep`` is ``layers_to_keep``'s.
+
+    For ``auto`` they are measured on data's train part, and ``tell`` is called with what was found; ``tuned`` False
+    says that the head is fresh. Raises UsageError where depths and ``keep`` do not fit the model or data is missing.
+    """
+    depth, ranking = source.manifest.architecture.layers, None
+    check_keep(counts, keep, depth)
+    if keep == KEEP_AUTO and data is not None:
+        from edgebert.training.importance import measure_importance
+
+        found = measure_importance(source, data, tuned=tuned, seed=seed)
+        ranking = found.ranking
+        if tell is not None:
+            tell(found)
+    return [layers_to_keep(count, keep, depth, ranking) for count in counts]
+
+
 def export(
     model: str = "minilm",
     layers: int | Sequence[int] | None = None,
@@ -176,11 +203,13 @@ def export(
     columns: Mapping[str, str] | None = None,
     task: str = "auto",
     force: bool = False,
+    tell: Callable[[Importance], None] | None = None,
 ) -> list[Artifact]:
     """Export a checkpoint at one or several depths, targets and precisions, from one trace; each proves itself first.
 
-    Returns the artifacts, published under ``out``. Raises UsageError for depths that do not exist or
-    folders that do, InputError for unusable checkpoints or data, CheckFailed where parity fails.
+    ``keep`` and ``tell`` are :func:`kept_layers`'. Returns the artifacts, published under ``out``. Raises UsageError
+    for depths that do not exist or folders that do, InputError for unusable checkpoints or data, CheckFailed where
+    parity fails.
     """
     source = open_checkpoint(model, task)
     depth = source.manifest.architecture.layers
@@ -188,12 +217,13 @@ def export(
     ways = list(product(_listed(target), _listed(precision)))
     for way in ways:
         check_pair(*way)
-    keeps = [layers_to_keep(count, keep, depth) for count in wanted]
-    jobs = [(kept, way, Path(out) / _name(source, kept, *way)) for kept in keeps for way in ways]
     check_output(source, Path(out))
+    rows = read(data, columns) if data is not None else None
+    keeps = kept_layers(source, wanted, keep, rows, tell=tell)
+    jobs = [(kept, way, Path(out) / _name(source, kept, *way)) for kept in keeps for way in ways]
     _check_places([path for _, _, path in jobs], Path(out), force=force)
     stage.require_space(Path(out), bytes_needed(source, [len(kept) for kept in keeps], [p for _, p in ways]), "export")
-    texts, texts_from = parity.ledger_texts(read(data, columns) if data is not None else None)
+    texts, texts_from = parity.ledger_texts(rows)
     log.info("%s, verified on %s", source.manifest.name, texts_from)
     done = []
     with _workplace(Path(out)) as work:
@@ -220,9 +250,13 @@ def bytes_needed(source: Artifact, depths: Sequence[int], precisions: Sequence[s
 
 
 def _name(source: Artifact, keep: Sequence[int], target: str, precision: str) -> str:
+    return file_name(f"{source.manifest.name}-{depth_name(keep)}-{target}-{precision}")
+
+
+def depth_name(keep: Sequence[int]) -> str:
+    """How a depth is called in names of files: by its number of layers, and by which where they are not the first."""
     plain = tuple(keep) == tuple(range(len(keep)))
-    kept = "" if plain else "-keep" + "-".join(map(str, keep))
-    return file_name(f"{source.manifest.name}-l{len(keep)}{kept}-{target}-{precision}")
+    return f"l{len(keep)}" + ("" if plain else "-keep" + "-".join(map(str, keep)))
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:
@@ -330,10 +364,12 @@ def distill(
     keep: str = KEEP_FIRST,
     init_from: str | None = None,
     columns: Mapping[str, str] | None = None,
+    tell: Callable[[Importance], None] | None = None,
 ) -> list[Artifact]:
-    """Train checkpoints of the given depths from a teacher, each at ``out/<name>-l<layers>``.
+    """Train checkpoints of the given depths from a teacher, each at ``out/<name>-<depth_name>``.
 
-    A teacher not yet fine-tuned for the data's labels is fine-tuned first, with ``config``'s limits.
+    ``keep`` and ``tell`` are :func:`kept_layers`', of the checkpoint that students start from: ``init_from``, or the
+    model. A teacher not yet fine-tuned for the data's labels is fine-tuned first, with ``config``'s limits.
     Finished depths are kept, an interrupted one goes on. Raises UsageError and InputError before training.
     """
     from edgebert.training.plan import check_settings, teacher_recipe
@@ -342,14 +378,19 @@ def distill(
     rows, folder = read(data, columns, config.seed), Path(out)
     named = open_checkpoint(model)
     check_output(named, folder)
-    for count in layers:
-        layers_to_keep(count, keep, named.manifest.architecture.layers)
+    origin = named if init_from is None else open_checkpoint(init_from)
+    check_keep(layers, keep, origin.manifest.architecture.layers)
     # What is cut and what is published; a training run asks for its own before it begins.
     stage.require_space(folder, bytes_needed(named, layers, []), "distill")
     start, rows, ready = (named, rows, True)
     labelled = learns_labels(named, rows)
     if labelled:
         start, rows, ready = with_head(model, rows, folder / "start", config.seed)
+    base, tuned = (start if init_from is None else origin), ready
+    if init_from is not None and labelled:
+        base, _, tuned = with_head(init_from, rows, folder / "base", config.seed)
+    # Shown before anything is trained.
+    kept = kept_layers(base, layers, keep, rows, tuned=tuned, seed=config.seed, tell=tell)
     teacher: Artifact | None = start
     if config.method == "none":
         teacher = None
@@ -360,18 +401,13 @@ def distill(
         teacher = train_stage(
             start, recipe, folder / "teacher", data=rows, teacher=None, work=folder / "work" / "teacher"
         )
-    base = start
-    if init_from is not None:
-        base = with_head(init_from, rows, folder / "base", config.seed)[0] if labelled else open_checkpoint(init_from)
     students = []
     with _workplace(folder) as work:
         cutter = Exporter(base, [], "", work)
-        for count in layers:
-            source = cutter.truncated(layers_to_keep(count, keep, base.manifest.architecture.layers))
-            place = folder / file_name(f"{named.manifest.name}-l{count}")
+        for chosen in kept:
+            source, name = cutter.truncated(chosen), depth_name(chosen)
+            place = folder / file_name(f"{named.manifest.name}-{name}")
             if not place.exists():
-                log.info("training %d layers", count)
-            students.append(
-                train_stage(source, config, place, data=rows, teacher=teacher, work=folder / "work" / f"l{count}")
-            )
+                log.info("training %d layers", len(chosen))
+            students.append(train_stage(source, config, place, data=rows, teacher=teacher, work=folder / "work" / name))
     return students

@@ -16,7 +16,7 @@ from edgebert.artifact import Artifact
 from edgebert.checked_graph import read_checked_graph
 from edgebert.errors import EnvironmentMissing, InputError
 from edgebert.graph_guard import EXTERNAL, GRAPH
-from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, closed
+from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked, closed
 
 _PROVIDER = "CPUExecutionProvider"
 
@@ -39,9 +39,10 @@ class _OrtSession:
     def run(self, feed: Feed) -> dict[str, Array]:
         # Held by this call until it ends, so that a close meanwhile takes nothing away.
         engine = self._engine or self._reopened()
+        arrays = checked(feed, self._artifact)
         with _refusals("this input", self._artifact, "check its token ids and shapes"):
-            arrays = engine.run(self._outputs, dict(feed))
-        return dict(zip(self._outputs, arrays, strict=True))
+            results = engine.run(self._outputs, arrays)
+        return dict(zip(self._outputs, results, strict=True))
 
     def facts(self) -> dict[str, Any]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ import transformers
 
 from edgebert.artifact import Artifact
 from edgebert.errors import InputError
-from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, closed
+from edgebert.families import FAMILIES
+from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked, closed
 from edgebert.shaping.checkpoint import load_module, quiet_transformers
+from edgebert.shaping.depth import only_layers
 from edgebert.tasks import TASKS
 
 
@@ -50,8 +53,9 @@ class TorchSession:
         module = self._module
         if module is None:
             raise closed(self._artifact)
+        arrays = checked(feed, self._artifact)
         with torch.inference_mode():
-            outputs = module(**{name: torch.from_numpy(array) for name, array in feed.items()})
+            outputs = module(**{name: torch.from_numpy(array) for name, array in arrays.items()})
         return {name: outputs[name].numpy() for name in self._outputs}
 
     def facts(self) -> dict[str, Any]:
@@ -74,10 +78,10 @@ def reference_session(checkpoint: Artifact) -> Session:
     return TorchSession(checkpoint, load_module(checkpoint), SessionConfig())
 
 
-def hidden_after(checkpoint: Artifact, layers: int, feed: Feed) -> Array:
-    """``hidden_states[layers]`` of a checkpoint, float32 [batch, sequence, hidden]; 0 is the embeddings."""
+def hidden_after(checkpoint: Artifact, keep: Sequence[int], feed: Feed) -> Array:
+    """The last hidden state, float32 [batch, sequence, hidden], of a checkpoint of which only ``keep`` runs."""
     module = load_module(checkpoint)
-    with torch.inference_mode():
+    with torch.inference_mode(), only_layers(module, FAMILIES[checkpoint.manifest.architecture.family], keep):
         states = module(**{name: torch.from_numpy(array) for name, array in feed.items()}, output_hidden_states=True)
-    result: Array = states.hidden_states[layers].numpy()
+    result: Array = states.hidden_states[-1].numpy()
     return result

@@ -19,6 +19,10 @@ from edgebert.machine import allowed_threads
 Array = npt.NDArray[Any]
 Feed = Mapping[str, npt.NDArray[np.int64]]
 
+_IDS, _MASK, _TYPES = "input_ids", "attention_mask", "token_type_ids"
+# Of which table a type is a row, the engine knows; that it is no negative one must be known here.
+_MOST_TYPES = 2**31
+
 
 @dataclass(frozen=True)
 class SessionConfig:
@@ -41,9 +45,9 @@ class Session(Protocol):
     """An open model."""
 
     def run(self, feed: Feed) -> dict[str, Array]:
-        """Compute every output of one batch. ``feed``: int64 [batch, sequence] for each input name.
+        """Compute every output of one batch. ``feed`` is as :func:`checked` reads it.
 
-        May be called from several threads. Raises InputError once the session is closed.
+        May be called from several threads. Raises InputError for another feed, and once the session is closed.
         """
 
     def facts(self) -> dict[str, Any]:
@@ -51,6 +55,38 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Give memory and threads back, after the calls that are running; calling it twice does nothing."""
+
+
+def checked(feed: Feed, artifact: Artifact) -> dict[str, Array]:
+    """A batch as every engine can be given it: int64 [batch, sequence] for each of the artifact's inputs.
+
+    The mask holds ones and, anywhere, zeros; a row of zeros alone has finite outputs that mean nothing. Token
+    types may be left out, and are zeros then. Raises InputError for everything else: an engine would broadcast a
+    mask of another shape, count ids from the end, or scale attention by a mask of twos, and answer.
+    """
+    arrays = dict(feed)
+    names = [spec.name for spec in artifact.manifest.inputs]
+    if _TYPES in names and _TYPES not in arrays and _IDS in arrays:
+        arrays[_TYPES] = np.zeros_like(arrays[_IDS])
+    if arrays.keys() != set(names):
+        raise _refused(f"inputs {', '.join(sorted(arrays))}", artifact, f"the model reads {', '.join(names)}")
+    shape = arrays[_IDS].shape
+    if len(shape) != 2 or any(array.shape != shape or array.dtype != np.int64 for array in arrays.values()):
+        kinds = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items())
+        raise _refused(f"inputs of other types or shapes ({kinds})", artifact, "give int64 [batch, sequence] in each")
+    # Read as unsigned, a negative number is a huge one: one pass finds both.
+    largest = {name: int(array.view(np.uint64).max(initial=0)) for name, array in arrays.items()}
+    if largest[_MASK] > 1:
+        raise _refused("a mask of other values than 0 and 1", artifact, "give 1 for tokens that count, 0 for others")
+    if largest[_IDS] >= (vocab := artifact.manifest.architecture.vocab):
+        raise _refused("token ids beyond the vocabulary", artifact, f"give 0 to {vocab - 1}")
+    if largest.get(_TYPES, 0) >= _MOST_TYPES:
+        raise _refused("token types that are no numbers of a text", artifact, "give 0 and 1")
+    return arrays
+
+
+def _refused(what: str, artifact: Artifact, remedy: str) -> InputError:
+    return InputError(what, str(artifact.path), remedy)
 
 
 def closed(artifact: Artifact) -> InputError:

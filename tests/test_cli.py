@@ -103,6 +103,8 @@ def _plain(*arguments: object) -> Arguments:
     return lambda model, data, folder: list(arguments)
 
 
+_LAST, _MIXED = (("--budget", "p50=9ms", "--keep", keep) for keep in ("1,2", "2,1,0"))
+
 # What is wrong: the exit code, what the line must say, the command.
 BAD: dict[str, tuple[int, str, Arguments]] = {
     "other family": (3, r"gpt2.*bert, distilbert, roberta", lambda m, d, t: _export()(_other_family(t / "in"), d, t)),
@@ -113,6 +115,8 @@ BAD: dict[str, tuple[int, str, Arguments]] = {
     "layers no number": (2, "whole number", _export("--layers", "many")),
     "keep twice": (2, "repeat", _export("--layers", "2", "--keep", "0,0")),
     "keep words": (2, "unreadable", _export("--layers", "2", "--keep", "a,b")),
+    "fit with a list for other depths": (2, "2 layers are listed for --layers 1", _fit(*_LAST, "--layers", "1,2")),
+    "fit with a teacher in another order": (2, "full depth", _fit(*_MIXED, "--layers", "3")),
     "no such target": (2, "one of cpu, torch", _export("--target", "toaster")),
     "target not here": (6, "no runtime for target trt", _plain("bench", "--target", "trt")),
     "no such pair": (2, "torch: fp32", _export("--target", "torch", "--precision", "int8")),
@@ -298,6 +302,22 @@ def test_resize_writes_a_checkpoint_that_transformers_loads(model: Path, tmp_pat
     assert edgebert("resize", "--model", model, "--layers", "2", "--keep", "0,2", "-o", tmp_path / "small").code == 0
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "small")
     assert loaded.config.num_hidden_layers == 2
+
+
+def test_a_strategy_shows_in_names_and_manifests(model: Path, data: Path, tmp_path: Path) -> None:
+    def told(*arguments: object) -> list[tuple[str, tuple[int, ...]]]:
+        done = edgebert(*arguments, "--json")
+        assert done.code == 0, done.err
+        made = [Artifact.open(entry["path"]) for entry in done.json["artifacts"]]
+        return [(artifact.path.name, artifact.manifest.kept_layers) for artifact in made]
+
+    flags = ("--model", model, "--layers", "2", "--keep")
+    assert told("export", *flags, "last", "-o", tmp_path / "out") == [("tiny-l2-keep1-2-cpu-fp32", (1, 2))]
+    assert told("resize", *flags, "symmetric", "-o", tmp_path / "small") == [("small", (0, 2))]
+    training = ("--data", data, "--max-steps", 1, "-o", tmp_path / "students")
+    assert told("distill", *flags, "last", *training) == [("tiny-l2-keep1-2", (1, 2))]
+    # Another choice of layers is another student, not the same one again.
+    assert told("distill", *flags, "first", *training) == [("tiny-l2", (0, 1))]
 
 
 def test_distill_trains_several_depths(model: Path, data: Path, tmp_path: Path) -> None:

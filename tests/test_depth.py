@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from edgebert import stage
 from edgebert.artifact import Artifact
 from edgebert.errors import InputError, UsageError
 from edgebert.families import FAMILIES
+from edgebert.runtimes.reference import hidden_after
 from edgebert.shaping.checkpoint import load_module, open_checkpoint
-from edgebert.shaping.depth import TruncateConfig, layers_to_keep, truncate
+from edgebert.shaping.depth import STRATEGIES, TruncateConfig, layers_to_keep, only_layers, truncate
 
 DEPTH = 4
 
@@ -92,6 +96,30 @@ def test_each_layer_moves_whole(
     load_module(made)
 
 
+@pytest.mark.parametrize("task", tiny.TASKS)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("keep", [(0, 1), (0, 2), (3,), (1, 3), (3, 1, 0)])
+def test_gaps_compute_what_the_full_model_computes_without_the_others(
+    keep: tuple[int, ...], family: str, task: str, models: dict[tuple[str, str], Artifact], tmp_path: Path
+) -> None:
+    source = models[family, task]
+    feed = {name: tensor.numpy() for name, tensor in batch(source).items()}
+    made = cut(source, keep, tmp_path / "made")
+    expected = hidden_after(source, keep, feed)
+    assert np.array_equal(hidden_after(made, range(len(keep)), feed), expected)
+    others = [layers for layers in ((0, 1, 2, 3), keep[::-1], keep[:-1], keep[1:]) if layers not in (keep, ())]
+    assert not any(np.array_equal(hidden_after(source, layers, feed), expected) for layers in others)
+
+
+def test_a_model_has_all_its_layers_again_after_some_ran_alone(models: dict[tuple[str, str], Artifact]) -> None:
+    source = models["bert", "text-classification"]
+    module = load_module(source)
+    before = list(module.state_dict())
+    with only_layers(module, FAMILIES["bert"], (2,)):
+        assert len(list(module.state_dict())) < len(before)
+    assert list(module.state_dict()) == before
+
+
 def test_ten_and_more_layers_are_not_mixed_up(tmp_path: Path) -> None:
     source = open_checkpoint(str(tiny.checkpoint(tmp_path / "deep", layers=12)))
     made = cut(source, (1, 10, 11), tmp_path / "made")
@@ -132,10 +160,58 @@ def test_torn_weights_are_refused(tmp_path: Path) -> None:
         (3, "0,2,4", (0, 2, 4)),
         (2, "5, 0", (5, 0)),
         (1, "5", (5,)),
+        (2, "last", (4, 5)),
+        (3, "alternate", (0, 2, 4)),
+        (4, "alternate", (0, 1, 3, 4)),
+        (1, "alternate", (0,)),
+        (4, "symmetric", (0, 1, 4, 5)),
+        (3, "symmetric", (0, 1, 5)),
+        (1, "symmetric", (0,)),
     ],
 )
 def test_layers_to_keep(layers: int, keep: str, expected: tuple[int, ...]) -> None:
     assert layers_to_keep(layers, keep, depth=6) == expected
+
+
+counts = st.integers(1, 48).flatmap(lambda depth: st.tuples(st.integers(1, depth), st.just(depth)))
+
+
+@pytest.mark.parametrize("keep", STRATEGIES)
+@given(counts)
+def test_every_strategy_keeps_so_many_layers_in_their_order(keep: str, count: tuple[int, int]) -> None:
+    layers, depth = count
+    kept = layers_to_keep(layers, keep, depth)
+    assert len(kept) == layers
+    assert kept == tuple(sorted(set(kept)))
+    assert set(kept) <= set(range(depth))
+    assert layers < depth or kept == tuple(range(depth))
+
+
+@given(counts)
+def test_what_each_strategy_leaves_out(count: tuple[int, int]) -> None:
+    layers, depth = count
+    first, last, alternate, symmetric = (layers_to_keep(layers, keep, depth) for keep in STRATEGIES)
+    assert (first[0], first[-1]) == (0, layers - 1)
+    assert (last[0], last[-1]) == (depth - layers, depth - 1)
+    # The gaps of an even spread differ by one at most, the one to the end included.
+    gaps = {after - before for before, after in zip(alternate, (*alternate[1:], depth), strict=True)}
+    assert alternate[0] == 0
+    assert max(gaps) - min(gaps) <= 1
+    # What is dropped is one run in the middle, with as many layers below it as above, or one more.
+    dropped = sorted(set(range(depth)) - set(symmetric))
+    assert dropped == list(range(dropped[0], dropped[-1] + 1)) if dropped else layers == depth
+    if dropped:
+        assert dropped[0] - (depth - 1 - dropped[-1]) in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("layers", "keep", "dropped"),
+    [(8, "first", (9, 10, 11, 12)), (8, "last", (1, 2, 3, 4)), (8, "symmetric", (5, 6, 7, 8)),
+     (6, "alternate", (2, 4, 6, 8, 10, 12))],
+)  # fmt: skip
+def test_twelve_layers_are_dropped_as_in_the_paper(layers: int, keep: str, dropped: tuple[int, ...]) -> None:
+    # Sajjad et al. 2023, section 3, which counts layers from 1.
+    assert {layer - 1 for layer in dropped} == set(range(12)) - set(layers_to_keep(layers, keep, 12))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +226,7 @@ def test_layers_to_keep(layers: int, keep: str, expected: tuple[int, ...]) -> No
         (2, "-1,0", "repeat or do not exist"),
         (2, "0,1,2", "3 layers are listed for --layers 2"),
         (3, "0,1", "2 layers are listed for --layers 3"),
-        (2, "last", "unreadable layer list 'last'"),
+        (2, "middle", "unreadable layer list 'middle': --keep: first, last, alternate, symmetric, auto, or numbers"),
         (2, "0,,1", "unreadable layer list"),
         (1, "", "unreadable layer list"),
         (1, "1.0", "unreadable layer list"),

@@ -21,9 +21,10 @@ from edgebert.exporters import graph
 from edgebert.exporters.graph import MODEL, OPSET, GraphConfig, build_graph, trace
 from edgebert.families import FAMILIES
 from edgebert.registry import target_named
-from edgebert.runtimes.reference import reference_session
+from edgebert.runtimes.reference import hidden_after, reference_session
 from edgebert.runtimes.session import Feed, Session, SessionConfig
 from edgebert.shaping.checkpoint import open_checkpoint
+from edgebert.shaping.depth import TruncateConfig, truncate
 from edgebert.tasks import TASKS
 
 pytestmark = pytest.mark.xdist_group("exports")
@@ -84,6 +85,24 @@ def test_every_depth_computes_what_pytorch_computes(family: str, task: str, laye
         assert result[output].dtype == np.float32
         scale = max(1.0, float(np.abs(expected[output]).max()))
         assert np.abs(result[output] - expected[output]).max() <= 1e-5 * scale
+
+
+@each_pair
+@pytest.mark.parametrize("keep", [(0, 2), (1, 2), (2, 0), (2,)])
+def test_a_graph_with_gaps_computes_the_full_model_without_the_others(
+    family: str, task: str, keep: tuple[int, ...], exports: Exports, tmp_path: Path
+) -> None:
+    full = exports.checkpoint(family, task)
+    source = stage.run("truncate", truncate, full, TruncateConfig(keep), tmp_path / "cut")
+    session, reference = open_session(build(source, exports, tmp_path / "out")), reference_session(source)
+    for mask in masks():
+        feed = inputs_of(full, mask)
+        expected = reference.run(feed)[TASKS[task].outputs[0].name]
+        scale = max(1.0, float(np.abs(expected).max()))
+        if task == "feature-extraction":
+            # To the bit where there is more than one token (test_depth.py): a single one is summed in another order.
+            assert np.abs(hidden_after(full, keep, feed) - expected).max() <= 1e-6 * scale
+        assert np.abs(session.run(feed)[TASKS[task].outputs[0].name] - expected).max() <= 1e-5 * scale
 
 
 @each_pair

@@ -17,7 +17,18 @@ from hypothesis import strategies as st
 from tiny import Exports
 
 from edgebert.artifact import Artifact
-from edgebert.judging.parity import TOLERANCES, Float, compare, feeds, ledger_texts, onnx_stage, outputs, runner, sample
+from edgebert.judging.parity import (
+    TOLERANCES,
+    Float,
+    choices_of,
+    compare,
+    feeds,
+    ledger_texts,
+    onnx_stage,
+    outputs,
+    runner,
+    sample,
+)
 from edgebert.runtimes.reference import reference_session
 from edgebert.serving.tokens import TextTokenizer
 from edgebert.tasks import TASKS
@@ -124,12 +135,26 @@ def test_every_text_is_run_alone_and_in_company(exports: Exports) -> None:
     batches = feeds(tokenizer, TEXTS)
     tokens = tokenizer.encode(TEXTS)
     assert [feed["input_ids"].tolist() for feed in batches[:20]] == [[item.ids] for item in tokens]
-    together = batches[20:]
+    together = batches[20:-1]
     assert [len(feed["input_ids"]) for feed in together] == [7, 7, 6]
     # Short with long, so that there is padding in each, and each text once.
     assert all((feed["attention_mask"] == 0).any() for feed in together)
     seen = [ids[mask == 1].tolist() for feed in together for ids, mask in zip(*list(feed.values())[:2], strict=True)]
     assert sorted(seen) == sorted(item.ids for item in tokens)
+
+
+def test_one_batch_is_also_padded_on_the_left_and_with_holes(exports: Exports) -> None:
+    batches = feeds(TextTokenizer(exports.artifact(*CLASSIFIER)), TEXTS)
+    plain, changed = batches[20], batches[-1]
+    for row, (before, after) in enumerate(zip(plain["attention_mask"], changed["attention_mask"], strict=True)):
+        ids = [feed["input_ids"][row] for feed in (plain, changed)]
+        if row % 2 == 0:
+            assert after.tolist() == before.tolist()[::-1]
+            assert ids[1][after == 1].tolist() == ids[0][before == 1].tolist()
+        else:
+            assert np.array_equal(*ids)
+            assert [place for place in np.flatnonzero(before) if not after[place]] == list(range(2, before.sum(), 3))
+            assert after[0] == 1
 
 
 def test_outputs_leave_the_padding_out() -> None:
@@ -183,6 +208,21 @@ def test_a_graph_that_ignores_the_mask_is_caught(exports: Exports) -> None:
     expected, actual = outputs(run, batches), outputs(unmasked, batches)
     assert compare("alone", "fp32", expected[:20], actual[:20], ONE).ok
     assert not compare("all", "fp32", expected, actual, ONE).ok
+
+
+def test_a_graph_that_takes_all_padding_for_right_padding_is_caught(exports: Exports) -> None:
+    # As a fusion of attention once did (onnxruntime#18945): right on everything that a tokenizer makes.
+    source = exports.checkpoint(*CLASSIFIER)
+    batches = feeds(TextTokenizer(source), TEXTS)
+    run = runner(reference_session(source), source)
+
+    def by_length(feed: dict[str, npt.NDArray[np.int64]]) -> Float:
+        mask = feed["attention_mask"]
+        return run({**feed, "attention_mask": -np.sort(-mask, axis=1)})
+
+    expected, actual = outputs(run, batches), outputs(by_length, batches)
+    assert compare("right", "fp32", expected[:40], actual[:40], choices_of(source.manifest)).ok
+    assert not compare("all", "fp32", expected, actual, choices_of(source.manifest)).ok
 
 
 def test_the_packaged_sample_has_texts_of_every_length() -> None:

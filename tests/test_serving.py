@@ -268,6 +268,19 @@ def test_threads_are_those_asked_for_and_allowed(exports: Exports) -> None:
             assert (facts["threads"], facts["provider"]) == (expected, "CPUExecutionProvider")
 
 
+@pytest.mark.parametrize("mode", ["mean", "cls", "max"])
+def test_pooling_does_not_ask_on_which_side_the_padding_is(mode: str) -> None:
+    hidden = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
+    mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    moved = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    rolled = np.stack([np.roll(hidden[0], 2, axis=0), hidden[1]])
+    np.testing.assert_allclose(pool(rolled, moved, mode), pool(hidden, mask, mode), rtol=1e-6)
+    # A row without a token is finite, and leaves the other as it is.
+    none = pool(hidden, mask * np.array([[0], [1]]), mode)
+    assert np.isfinite(normalized(none)).all()
+    assert np.array_equal(none[1], pool(hidden, mask, mode)[1])
+
+
 @pytest.mark.parametrize(("mode", "expected"), [("mean", [2.0, 1.0]), ("cls", [1.0, 2.0]), ("max", [3.0, 2.0])])
 def test_pooling_by_hand(mode: str, expected: list[float]) -> None:
     hidden = np.array([[[1, 2], [3, 0], [99, 99]]], dtype=np.float32)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 import edgebert as package
 from edgebert.artifact import Artifact
 from edgebert.choosing.journal import Journal
+from edgebert.choosing.words import full
 
 # Few steps: what is tested is what is done, not how well the result reads.
 QUICK = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16, "--threads", 1, "--remeasure", 0)
@@ -394,6 +395,27 @@ def test_a_pick_on_a_restless_machine_says_so_everywhere(tuned: Path, data: Path
         assert "the machine was unstable while latencies were measured" in (tmp_path / "fit" / name).read_text("utf-8")
 
 
+def test_a_strategy_decides_which_layers_every_candidate_has(tuned: Path, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "fit"
+    fitting = (
+        "fit", "--model", tuned, "--data", data, "--layers", "2", "--precision", "fp32", *QUICK, "--budget", "p50=1s",
+        "-o", folder, "--json",
+    )  # fmt: skip
+    done = edgebert(*fitting, "--keep", "symmetric")
+    assert done.code == 0, done.err
+    kept = {2: [0, 3], 4: [0, 1, 2, 3]}
+    told = json.loads((folder / "report.json").read_text("utf-8"))
+    for candidate in (*rows(folder), *done.json["candidates"], *told["candidates"]):
+        assert candidate["kept_layers"] == kept[candidate["layers"]]
+    (two,) = [candidate for candidate in Journal(folder).candidates(trained=True) if candidate.layers == 2]
+    assert full(two) == "2 layers (0, 3), fp32 on cpu"
+    artifact = Artifact.open(folder / "artifacts" / "l2-cpu-fp32")
+    assert artifact.manifest.kept_layers == (0, 3)
+    other = edgebert(*fitting, "--keep", "last")
+    assert other.code == 2
+    assert "keep changed since this fit was begun (keep was symmetric, is last)" in other.error
+
+
 MISFITS: dict[str, tuple[tuple[object, ...], int, str]] = {
     "nothing to fit to": ((), 2, "nothing to fit to"),
     "no unit": (("--budget", "p95=10"), 2, "no unit"),
@@ -406,6 +428,9 @@ MISFITS: dict[str, tuple[tuple[object, ...], int, str]] = {
     "no file": (("--budget", "p95=1s", "--data", "nothing"), 3, "no such data file or folder"),
     "no method": (("--budget", "p95=1s", "--method", "magic"), 2, "unknown training method"),
     "no checkpoint": (("--budget", "p95=1s", "--init-from", "./nothing"), 3, "no such checkpoint folder"),
+    "no other depth": (
+        ("--budget", "p95=1s", "--layers", "2", "--keep", "last", "--init-from", "deep"), 2, "the model has 4 layers",
+    ),
     "no pair for a target": (("--budget", "p95=1s", "--target", "cpu,torch", "--precision", "int8"), 2, "torch"),
 }  # fmt: skip
 
@@ -417,6 +442,7 @@ def test_what_cannot_be_fitted_is_refused_before_anything_is_written(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lines.txt").write_text("one\ntwo\nthree\n")
+    tiny.checkpoint(tmp_path / "deep", layers=5)
     before = tree(tmp_path)
     done = edgebert("fit", "--model", tuned, "--data", data, "-o", "out", "--json", *flags)
     assert done.code == code, done.err

@@ -17,9 +17,9 @@ from edgebert.judging.metrics import Metric
 class Candidate:
     """A depth at a precision on a target.
 
-    ``trained`` False means that only its latency and size are known. ``dev`` decides, ``test`` is
-    reported. ``path`` is relative to the sweep folder. ``stages`` is the parity ledger. ``failed`` says why
-    a candidate has no numbers.
+    ``kept_layers`` are indices into the checkpoint it is cut from. ``trained`` False means that only its
+    latency and size are known. ``dev`` decides, ``test`` is reported. ``path`` is relative to the sweep folder.
+    ``stages`` is the parity ledger. ``failed`` says why a candidate has no numbers.
     """
 
     layers: int

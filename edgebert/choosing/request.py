@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgebert.choosing.budget import Budget
 from edgebert.judging.latency import BenchConfig
+from edgebert.shaping.depth import KEEP_FIRST
 
 if TYPE_CHECKING:
     from edgebert.training.plan import TrainConfig
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 class FitRequest:
     """What is asked for. ``layers`` None means every depth; at least one of ``budget`` and ``max_drop`` is set.
 
-    ``student`` and ``teacher`` are the training settings; ``init_from`` is a checkpoint whose first layers
-    the students start from instead of the model's own. ``remeasure`` is how often latencies are measured
-    again while the machine is not calm.
+    ``keep`` says which layers a depth has, as ``layers_to_keep`` reads it. ``student`` and ``teacher`` are the
+    training settings; ``init_from`` is a checkpoint whose layers the students start from instead of the model's
+    own. ``remeasure`` is how often latencies are measured again while the machine is not calm.
     """
 
     model: str
@@ -30,6 +31,7 @@ class FitRequest:
     budget: Budget | None = None
     max_drop: float | None = None
     layers: tuple[int, ...] | None = None
+    keep: str = KEEP_FIRST
     targets: tuple[str, ...] = ("cpu",)
     precisions: tuple[str, ...] = ("fp32", "int8")
     bench: BenchConfig = field(default_factory=BenchConfig)

@@ -11,12 +11,12 @@ import dataclasses
 import datetime
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgebert import build, stage
 from edgebert.artifact import Artifact
@@ -36,7 +36,11 @@ from edgebert.machine import environment, versions
 from edgebert.registry import TARGETS, check_pair, target_named
 from edgebert.serving.tokens import Text
 from edgebert.shaping.checkpoint import open_checkpoint
+from edgebert.shaping.depth import KEEP_AUTO, KEEP_FIRST, check_keep, layers_to_keep
 from edgebert.training.data import Data, read, sample_texts
+
+if TYPE_CHECKING:
+    from edgebert.training.importance import Importance
 
 log = logging.getLogger("edgebert")
 
@@ -47,19 +51,19 @@ _BENCH_TEXTS = 400
 _SPOILS = (CheckFailed, InputError, OutOfMemory, ChildFailed)
 
 
-def fit(request: FitRequest) -> Report:
+def fit(request: FitRequest, tell: Callable[[Importance], None] | None = None) -> Report:
     """Sweep, train what needs training, pick. The folder then holds the journal, artifacts and ``best/``.
 
-    Raises UsageError, InputError and EnvironmentMissing before anything is written; a candidate that fails
-    later becomes a row that says so. The verdict may be that nothing fits.
+    ``tell`` is called with what ``keep`` auto goes by, before anything is made. Raises UsageError, InputError and
+    EnvironmentMissing before anything is written; a candidate that fails later becomes a row that says so. The
+    verdict may be that nothing fits.
     """
     ways = _ways(request)
     data = read(request.data, request.columns, request.seed)
     source = open_checkpoint(request.model)
     depth = source.manifest.architecture.layers
     layers = request.layers or tuple(range(1, depth + 1))
-    if bad := [count for count in layers if not 1 <= count <= depth]:
-        raise UsageError(f"cannot keep {bad[0]} of {depth} layers", "--layers", f"numbers from 1 to {depth}")
+    _check_keep(request, layers, depth)
     build.check_output(source, request.folder)
     _check_training(request, data, source)
     needed = build.bytes_needed(source, layers, [precision for _, precision in ways])
@@ -72,7 +76,7 @@ def fit(request: FitRequest) -> Report:
         journal.require_inputs(inputs)
         for place in (request.folder, request.folder / "artifacts", request.folder / "checkpoints"):
             stage.recover_all(place)
-        return _Sweep(request, data, layers, ways, journal, workshop).run()
+        return _Sweep(request, data, layers, ways, journal, workshop).run(tell)
 
 
 def _ways(request: FitRequest) -> tuple[tuple[str, str], ...]:
@@ -88,6 +92,18 @@ def _ways(request: FitRequest) -> tuple[tuple[str, str], ...]:
         if not any(p == name for _, p in pairs):
             check_pair(request.targets[0], name)
     return tuple(pairs)
+
+
+def _check_keep(request: FitRequest, layers: Sequence[int], depth: int) -> None:
+    """Refuse now what cannot be cut, or would be cut from two checkpoints that do not correspond."""
+    check_keep(layers, request.keep, depth)
+    if depth in layers and layers_to_keep(depth, request.keep, depth, [0.0] * depth) != tuple(range(depth)):
+        raise UsageError("the full depth is the teacher, in its own order", "--keep", "list fewer layers")
+    if request.init_from and request.keep != KEEP_FIRST:
+        base = open_checkpoint(request.init_from).manifest.architecture.layers
+        if base != depth:
+            what = f"the model has {depth} layers, the checkpoint that students start from {base}"
+            raise UsageError(what, "--keep", f"use {KEEP_FIRST}, or --init-from of equal depth")
 
 
 def _check_training(request: FitRequest, data: Data, source: Artifact) -> None:
@@ -121,6 +137,8 @@ def _inputs(request: FitRequest, data: Data, source: Artifact) -> dict[str, Any]
     base = open_checkpoint(request.init_from).digest if request.init_from else None
     return {
         "model": source.digest, "data": data.digest, "init-from": base, "versions": versions(),
+        # None, as in folders of an edgebert that knew no other.
+        "keep": None if request.keep == KEEP_FIRST else request.keep,
         "training": stage.settings_of(request.student), "teacher training": stage.settings_of(request.teacher),
         "bench": stage.settings_of(request.bench), "seed": request.seed,
     }  # fmt: skip
@@ -137,9 +155,16 @@ class _Sweep:
         self.journal, self.workshop, self.folder = journal, workshop, request.folder
         # Trained candidates with their metrics, not yet timed.
         self._judged: dict[Key, Candidate] = {}
+        # How much each layer matters, where that decides which stay.
+        self._ranking: tuple[float, ...] | None = None
 
-    def run(self) -> Report:
+    def run(self, tell: Callable[[Importance], None] | None) -> Report:
         self.start: Artifact = self._must("preparing the checkpoint", "begin")
+        if self.request.keep == KEEP_AUTO:
+            found: Importance = self._must("measuring the layers", "importance")
+            self._ranking = found.ranking
+            if tell is not None:
+                tell(found)
         self.journal.save_bench_texts(self.bench_texts)
         self.depth = self.start.manifest.architecture.layers
         self.teacher_key = self.request.teacher_key(self.depth)
@@ -162,6 +187,12 @@ class _Sweep:
             remedy = "see above; the same command goes on where this one stopped"
             raise EnvironmentMissing(f"{what} failed: {death}", str(self.folder), remedy) from None
 
+    def _kept(self, layers: int) -> tuple[int, ...]:
+        """Which layers a depth has; the full depth is the teacher, whole, whatever list was given."""
+        if layers == self.depth:
+            return tuple(range(layers))
+        return layers_to_keep(layers, self.request.keep, self.depth, self._ranking)
+
     # -- latency first -------------------------------------------------------------------------------
 
     def _measure_untrained(self) -> list[Candidate]:
@@ -180,9 +211,9 @@ class _Sweep:
         return [rows[key] for key in sorted(wanted)]
 
     def _untrained(self, layers: int, target: str, precision: str) -> tuple[Candidate, Path | None]:
-        candidate = Candidate(layers, target, precision, tuple(range(layers)), trained=False)
+        candidate = Candidate(layers, target, precision, self._kept(layers), trained=False)
         try:
-            artifact: Artifact = self.workshop.ask("untrained", layers, target, precision)
+            artifact: Artifact = self.workshop.ask("untrained", candidate.kept_layers, target, precision)
         except _SPOILS as error:
             return _failed(candidate, error), None
         return replace(candidate, bytes=artifact.manifest.bytes), artifact.path
@@ -274,17 +305,17 @@ class _Sweep:
         for layers in sorted(depths, reverse=True):
             ways = {*self.ways, self.teacher_key[1:]} if layers == self.depth else set(self.ways)
             wanted = [key for way in sorted(ways) if (key := (layers, *way)) not in self._judged]
-            rows = [Candidate(*key, tuple(range(layers)), trained=True) for key in wanted]
+            rows = [Candidate(*key, self._kept(layers), trained=True) for key in wanted]
             self._judged.update({row.key: row for row in self._judge_all(layers, rows)})
 
     def _judge_all(self, layers: int, rows: Sequence[Candidate]) -> list[Candidate]:
         """The candidates of one depth, from its trained checkpoint; one that spoils becomes a row that says so."""
         if layers == self.depth:
             # Without a teacher there is nothing to compare with; without one student there are the others.
-            self._must("training the teacher", "train", layers)
+            self._must("training the teacher", "train", self._kept(layers))
         else:
             try:
-                self.workshop.ask("train", layers)
+                self.workshop.ask("train", self._kept(layers))
             except _SPOILS as error:
                 return [self._spoilt(row, error) for row in rows]
         return [self._judge(row) for row in rows]

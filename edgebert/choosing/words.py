@@ -24,8 +24,10 @@ def short(candidate: Candidate) -> str:
 
 
 def full(candidate: Candidate) -> str:
-    """A candidate with its target."""
-    return f"{layers(candidate.layers)}, {candidate.precision} on {candidate.target}"
+    """A candidate with its target, and which layers it has where they are not the first."""
+    kept = candidate.kept_layers
+    which = "" if kept == tuple(range(len(kept))) else f" ({', '.join(map(str, kept))})"
+    return f"{layers(candidate.layers)}{which}, {candidate.precision} on {candidate.target}"
 
 
 def sentence(text: str) -> str:

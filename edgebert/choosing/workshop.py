@@ -27,6 +27,7 @@ from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.training.data import Data, read
 
 if TYPE_CHECKING:
+    from edgebert.training.importance import Importance
     from edgebert.training.plan import TrainConfig
 
 log = logging.getLogger("edgebert")
@@ -87,9 +88,21 @@ class Workshop:
             self.journal.save_texts(self.data.test)
         return self.start
 
-    def untrained(self, layers: int, target: str, precision: str) -> Artifact:
-        """The first layers exported as they are: right in size and speed. Raises CheckFailed."""
-        return self._exporter.unproven(self._exporter.truncated(tuple(range(layers))), target, precision)
+    def importance(self) -> Importance:
+        """What ``keep`` auto goes by. Measured once a folder: whoever goes on there must keep the same layers."""
+        from edgebert.training.importance import Importance, measure_importance
+
+        known = self.journal.facts().get("importance")
+        if known is not None:
+            return Importance.from_dict(known)
+        base, data, tuned = self._base
+        found = measure_importance(base, data, tuned=tuned, seed=self.request.seed)
+        self.journal.remember(importance=found.to_dict())
+        return found
+
+    def untrained(self, keep: Sequence[int], target: str, precision: str) -> Artifact:
+        """The layers ``keep`` exported as they are: right in size and speed. Raises CheckFailed."""
+        return self._exporter.unproven(self._exporter.truncated(keep), target, precision)
 
     @cached_property
     def _exporter(self) -> build.Exporter:
@@ -99,13 +112,14 @@ class Workshop:
 
     # -- training ------------------------------------------------------------------------------------
 
-    def train(self, layers: int) -> Artifact:
-        """The trained checkpoint of a depth; the full depth is the teacher. Raises CheckFailed."""
+    def train(self, keep: Sequence[int]) -> Artifact:
+        """The trained checkpoint of the layers ``keep``; all of them are the teacher. Raises CheckFailed."""
+        layers = len(keep)
         if layers == self.depth:
             return self._teacher
         if not (self.folder / "checkpoints" / f"l{layers}").exists():
             log.info("training %d layers", layers)
-        base = self._student_start(layers)
+        base = self._student_start(keep)
         return self._trained(base, self.request.student, f"l{layers}", teacher=self._teacher)
 
     @cached_property
@@ -116,14 +130,20 @@ class Workshop:
             log.info("fine-tuning the teacher, %d layers", self.depth)
         return self._trained(self.start, self.request.teacher, "teacher", teacher=None)
 
-    def _student_start(self, layers: int) -> Artifact:
+    @cached_property
+    def _base(self) -> tuple[Artifact, Data, bool]:
+        """The checkpoint that students are cut from, the data in its labels, whether its head was trained before."""
         if self.request.init_from is None:
-            return self._exporter.truncated(tuple(range(layers)))
+            return self.start, self.data, self.ready
+        if not build.learns_labels(self.start, self.data):
+            return open_checkpoint(self.request.init_from), self.data, True
         out = self.folder / "checkpoints" / "base"
-        base = open_checkpoint(self.request.init_from)
-        if build.learns_labels(self.start, self.data):
-            base, _, _ = build.with_head(self.request.init_from, self.data, out, self.request.seed)
-        return build.Exporter(base, [], "", self.folder / "work" / "base").truncated(tuple(range(layers)))
+        return build.with_head(self.request.init_from, self.data, out, self.request.seed)
+
+    def _student_start(self, keep: Sequence[int]) -> Artifact:
+        if self.request.init_from is None:
+            return self._exporter.truncated(keep)
+        return build.Exporter(self._base[0], [], "", self.folder / "work" / "base").truncated(keep)
 
     def _trained(self, source: Artifact, config: TrainConfig, name: str, *, teacher: Artifact | None) -> Artifact:
         if config.method == "none":
@@ -140,7 +160,7 @@ class Workshop:
         """
         target, precision = candidate.target, candidate.precision
         out = self.folder / "artifacts" / f"l{candidate.layers}-{target}-{precision}"
-        checkpoint = self.train(candidate.layers)
+        checkpoint = self.train(candidate.kept_layers)
         artifact = Artifact.open(out) if out.exists() else self._exporter.export(checkpoint, target, precision, out)
         if artifact.digest in known:
             return None

@@ -10,6 +10,7 @@ import click
 
 from edgebert.cli import Document, command, flags
 from edgebert.cli.export import entry_of
+from edgebert.cli.keeping import Told
 from edgebert.shaping.checkpoint import open_checkpoint
 
 
@@ -25,7 +26,7 @@ def _show(document: Document) -> str:
 @flags.model
 @flags.data(required=True)
 @click.option("--layers", type=flags.NUMBERS, required=True, help="Depths to train, one or a list.")
-@click.option("--keep", default="first", help="Which layers students start from: first, or a list such as 0,2,4.")
+@flags.keep
 @flags.training
 @click.option(
     "--init-from",
@@ -51,5 +52,8 @@ def run(
 
     given = {name: value for name, value in training.items() if value is not None}
     config = replace(student_recipe(open_checkpoint(model).manifest.architecture.hidden), seed=seed, **given)
-    students = build.distill(model, data, layers, out, config, keep=keep, init_from=init_from, columns=columns)
-    return {"artifacts": [entry_of(student) for student in students]}
+    told = Told()
+    students = build.distill(
+        model, data, layers, out, config, keep=keep, init_from=init_from, columns=columns, tell=told
+    )
+    return {"artifacts": [entry_of(student) for student in students], **told.document}

@@ -8,6 +8,7 @@ import click
 
 from edgebert.artifact import Artifact
 from edgebert.cli import Document, command, flags, table
+from edgebert.cli.keeping import Told
 from edgebert.tasks import TASKS
 
 
@@ -42,7 +43,7 @@ def entry_of(artifact: Artifact) -> Document:
 @command("edgebert export --layers 3 --precision int8 --data reviews.csv -o out", _show)
 @flags.layers("How many layers to keep, one number or a list [default: all].")
 @flags.model
-@click.option("--keep", default="first", help="Which layers stay: first, or a list such as 0,2,4.")
+@flags.keep
 @flags.targets("cpu")
 @flags.precisions("fp32")
 @flags.data()
@@ -64,7 +65,8 @@ def run(
     """Export a checkpoint at one or several depths and precisions, from one trace, each verified."""
     from edgebert import build
 
+    told = Told()
     artifacts = build.export(
-        model, layers, target, precision, out, keep=keep, data=data, columns=columns, task=task, force=force
+        model, layers, target, precision, out, keep=keep, data=data, columns=columns, task=task, force=force, tell=told
     )
-    return {"artifacts": [entry_of(artifact) for artifact in artifacts]}
+    return {"artifacts": [entry_of(artifact) for artifact in artifacts], **told.document}

@@ -13,6 +13,7 @@ import click
 
 from edgebert.choosing.budget import check_max_drop, parse_budget
 from edgebert.cli import Document, command, flags
+from edgebert.cli.keeping import Told
 from edgebert.cli.pick import document_of, require_pick, show
 from edgebert.judging.latency import BenchConfig
 from edgebert.machine import readable
@@ -24,6 +25,7 @@ from edgebert.shaping.checkpoint import open_checkpoint
 @flags.data(required=True)
 @flags.budget
 @flags.layers("Depths to try [default: all].")
+@flags.keep
 @flags.targets("cpu")
 @flags.precisions("fp32,int8")
 @flags.bench
@@ -31,7 +33,7 @@ from edgebert.shaping.checkpoint import open_checkpoint
 @click.option(
     "--init-from",
     default=None,
-    help="Checkpoint whose first layers students start from [default: the model's own].",
+    help="Checkpoint whose layers students start from [default: the model's own].",
 )
 @click.option("--exhaustive", is_flag=True, help="Train every depth, not only those that can win.")
 @click.option(
@@ -49,6 +51,7 @@ def run(
     budget: str | None,
     max_drop: float | None,
     layers: tuple[int, ...] | None,
+    keep: str,
     target: tuple[str, ...],
     precision: tuple[str, ...],
     threads: int | None,
@@ -74,17 +77,18 @@ def run(
     shared = {name: value for name, value in chosen.items() if name not in ("method", "temperature", "alpha")}
     hidden = open_checkpoint(model).manifest.architecture.hidden
     request = FitRequest(
-        model=model, data=data, folder=out, budget=limit, max_drop=max_drop, layers=layers, targets=target,
-        precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive,
+        model=model, data=data, folder=out, budget=limit, max_drop=max_drop, layers=layers, keep=keep,
+        targets=target, precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive,
         remeasure=remeasure, seed=seed,
         student=replace(student_recipe(hidden), seed=seed, **chosen),
         teacher=replace(teacher_recipe(hidden), seed=seed, **shared),
         bench=BenchConfig(batch_size=batch_size, seq_len=seq_len, threads=threads, seed=seed),
         command=readable(shlex.join(["edgebert", *sys.argv[1:]])),
     )  # fmt: skip
-    result = fit(request)
+    told = Told()
+    result = fit(request, told)
     page = write_report(out, result)
-    document = document_of(result, out, os.fspath(page))
+    document = {**document_of(result, out, os.fspath(page)), **told.document}
     if result.verdict.pick is not None:
         document["pick"]["path"] = os.fspath(out / "best")
     return require_pick(document, result)

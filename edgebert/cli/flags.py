@@ -102,6 +102,12 @@ def layers(text: str) -> Callable[[F], F]:
     return click.option("--layers", type=NUMBERS, default=None, help=text)
 
 
+def keep(function: F) -> F:
+    """``--keep``."""
+    text = "Which layers stay: first, last, alternate, symmetric, auto (by --data), or a list such as 0,2,4."
+    return click.option("--keep", default="first", help=text)(function)
+
+
 def targets(default: str | None) -> Callable[[F], F]:
     """``--target``: one or a list."""
     return click.option(

@@ -1,7 +1,7 @@
 """The parity ledger: every step from the PyTorch checkpoint to the artifact, compared on real text.
 
-Texts of varied length are run alone and in padded batches. A step's reference is the step before it, so
-the ledger says where an error entered.
+Texts of varied length are run alone and in padded batches, one of them padded in unusual ways as well. A step's
+reference is the step before it, so the ledger says where an error entered.
 """
 
 from __future__ import annotations
@@ -70,13 +70,29 @@ class Stage:
 
 
 def feeds(tokenizer: TextTokenizer, texts: Sequence[Text]) -> list[Batch]:
-    """Every text alone, then all of them in right-padded batches of about eight, short with long."""
+    """Every text alone, then all of them in right-padded batches of about eight, short with long.
+
+    The last batch is one of these again, padded on the left and with holes.
+    """
     tokens = tokenizer.encode(texts)
     alone = [tokenizer.collate([item]) for item in tokens]
     count = -(-len(tokens) // _BATCH)
     # Every count-th text: texts come sorted by length, and batches of one length have no padding.
     padded = [tokenizer.collate(tokens[i::count]) for i in range(count)]
-    return alone + padded
+    return [*alone, *padded, unusual(padded[0])]
+
+
+def unusual(batch: Batch) -> Batch:
+    """A right-padded batch with every even row padded on the left, and every third token of the others masked."""
+    changed = {name: array.copy() for name, array in batch.items()}
+    mask = changed["attention_mask"]
+    for row, length in enumerate(mask.sum(axis=1)):
+        if row % 2 == 0:
+            for array in changed.values():
+                array[row] = np.roll(array[row], -int(length))
+        else:
+            mask[row, 2::3] = 0
+    return changed
 
 
 def outputs(run: Run, batches: Sequence[Batch], most: int | None = None) -> list[Float]:

@@ -67,6 +67,10 @@ def given(names: Sequence[str], probabilities: Float) -> tuple[str, ...]:
     return tuple(name for name, value in zip(names, probabilities, strict=True) if value >= _GIVEN)
 
 
+# What a masked token counts as in a maximum, as in sentence-transformers: finite, and below every real value.
+_LOWEST = np.float32(-1e9)
+
+
 def softmax(logits: Float) -> Float:
     """Probabilities along the last axis."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
@@ -82,15 +86,16 @@ def sigmoid(logits: Float) -> Float:
 
 
 def pool(hidden: Float, mask: npt.NDArray[np.int64], mode: str) -> Float:
-    """Token vectors [n, sequence, hidden] to text vectors [n, hidden], padding left out.
+    """Token vectors [n, sequence, hidden] to text vectors [n, hidden], padding left out on whichever side.
 
-    As sentence-transformers' Pooling module does (modes cls, mean, max).
+    As sentence-transformers' Pooling module does (modes cls, mean, max), whose cls takes the first token, padding
+    or not: here it is the first real one. A row without real tokens is finite and means nothing.
     """
     visible = mask[:, :, None].astype(np.float32)
     if mode == "cls":
-        vectors = hidden[:, 0]
+        vectors = hidden[np.arange(len(hidden)), mask.argmax(axis=1)]
     elif mode == "max":
-        vectors = np.where(visible > 0, hidden, -np.inf).max(axis=1)
+        vectors = np.where(visible > 0, hidden, _LOWEST).max(axis=1)
     else:
         vectors = (hidden * visible).sum(axis=1) / np.maximum(visible.sum(axis=1), 1e-9)
     result: Float = vectors.astype(np.float32)

@@ -1,9 +1,15 @@
-"""Depth: which layers of a checkpoint stay. Weights are moved, the config rewritten, the head kept."""
+"""Depth: which layers of a checkpoint stay. Weights are moved, the config rewritten, the head kept.
+
+The strategies are those of Sajjad et al. 2023, "On the effect of dropping layers of pre-trained transformer
+models" (arXiv:2004.03844). There a layer is dropped; here its complement is kept.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +23,42 @@ from edgebert.shaping.stored import weight_files
 if TYPE_CHECKING:
     import torch
 
-KEEP_FIRST = "first"
+KEEP_FIRST, KEEP_AUTO = "first", "auto"
+
+
+def first(layers: int, depth: int) -> tuple[int, ...]:
+    """The lowest ``layers``: top-layer dropping."""
+    del depth
+    return tuple(range(layers))
+
+
+def last(layers: int, depth: int) -> tuple[int, ...]:
+    """The highest ``layers``: bottom-layer dropping."""
+    return tuple(range(depth - layers, depth))
+
+
+def alternate(layers: int, depth: int) -> tuple[int, ...]:
+    """Layer ⌊i · depth / layers⌋ for each i: spread evenly, the lowest always among them.
+
+    At half the depth every other layer, which is Sajjad's alternate dropping of the even ones (counted from 1)
+    and the "every other" of Fan et al. 2020 (LayerDrop, arXiv:1909.11556). Sajjad drops every other layer from
+    the top also where fewer are to go; here the gaps are spread, as in DynaBERT (Hou et al. 2020).
+    """
+    return tuple(i * depth // layers for i in range(layers))
+
+
+def symmetric(layers: int, depth: int) -> tuple[int, ...]:
+    """Both ends, the middle dropped: the lowest ⌈layers / 2⌉ and the highest ⌊layers / 2⌋."""
+    high = layers // 2
+    return (*range(layers - high), *range(depth - high, depth))
+
+
+STRATEGIES: Mapping[str, Callable[[int, int], tuple[int, ...]]] = {
+    KEEP_FIRST: first,
+    "last": last,
+    "alternate": alternate,
+    "symmetric": symmetric,
+}
 
 
 @dataclass(frozen=True)
@@ -27,25 +68,43 @@ class TruncateConfig:
     keep: tuple[int, ...]
 
 
-def layers_to_keep(layers: int, keep: str, depth: int) -> tuple[int, ...]:
+def most_important(layers: int, importance: Sequence[float]) -> tuple[int, ...]:
+    """The ``layers`` largest of ``importance`` [depth], in their order; of equal ones the lower."""
+    ranked = sorted(range(len(importance)), key=lambda index: (-importance[index], index))
+    return tuple(sorted(ranked[:layers]))
+
+
+def layers_to_keep(layers: int, keep: str, depth: int, importance: Sequence[float] | None = None) -> tuple[int, ...]:
     """Indices for ``--layers layers --keep keep`` on a model ``depth`` layers deep.
 
-    ``keep`` is ``first`` or a comma-separated list of indices. Raises UsageError where the numbers
-    do not fit the model.
+    ``keep`` names one of STRATEGIES, is ``auto`` (the most important by ``importance`` [depth]), or a
+    comma-separated list of indices in the order they will run. Raises UsageError where the numbers do not fit
+    the model, or ``auto`` has nothing to go by.
     """
     if not 1 <= layers <= depth:
         raise UsageError(f"cannot keep {layers} of {depth} layers", "--layers", f"a number from 1 to {depth}")
-    if keep == KEEP_FIRST:
-        return tuple(range(layers))
+    if keep in STRATEGIES:
+        return STRATEGIES[keep](layers, depth)
+    if keep == KEEP_AUTO:
+        if importance is None:
+            raise UsageError(f"{KEEP_AUTO} measures layers on text", "--data", "give text like yours, labelled or not")
+        return most_important(layers, importance)
     try:
         indices = tuple(int(word) for word in keep.split(","))
     except ValueError:
-        raise UsageError(f"unreadable layer list {keep!r}", "--keep", "first, or numbers such as 0,2,4") from None
+        remedy = f"{', '.join(STRATEGIES)}, {KEEP_AUTO}, or numbers such as 0,2,4"
+        raise UsageError(f"unreadable layer list {keep!r}", "--keep", remedy) from None
     if len(set(indices)) != len(indices) or not all(0 <= i < depth for i in indices):
         raise UsageError(f"layers {keep} repeat or do not exist", "--keep", f"different numbers from 0 to {depth - 1}")
     if len(indices) != layers:
         raise UsageError(f"{len(indices)} layers are listed for --layers {layers}", "--keep", f"list {layers}")
     return indices
+
+
+def check_keep(counts: Iterable[int], keep: str, depth: int) -> None:
+    """Raise UsageError for depths and a ``keep`` that do not fit the model, before anything is measured."""
+    for layers in counts:
+        layers_to_keep(layers, keep, depth, importance=[0.0] * depth)
 
 
 def truncate(source: Artifact, config: TruncateConfig, out: Path) -> Manifest:
@@ -88,6 +147,30 @@ def move_layers(tensors: dict[str, torch.Tensor], family: Family, keep: tuple[in
     if absent := set(keep) - seen:
         raise InputError(f"no weights for layer {min(absent)}", family.name, "give a complete checkpoint")
     return moved
+
+
+@contextmanager
+def only_layers(module: torch.nn.Module, family: Family, keep: Sequence[int]) -> Iterator[None]:
+    """Let only the layers ``keep`` of a loaded model run, in that order, until the block ends.
+
+    What :func:`truncate` writes must compute the same: this is the other way to it, without moving a weight.
+    """
+    import torch
+
+    place, _, name = family.layer_prefix.rstrip(".").rpartition(".")
+    parent = encoder_of(module).get_submodule(place)
+    layers: torch.nn.ModuleList = getattr(parent, name)
+    setattr(parent, name, torch.nn.ModuleList([layers[index] for index in keep]))
+    try:
+        yield
+    finally:
+        setattr(parent, name, layers)
+
+
+def encoder_of(module: torch.nn.Module) -> torch.nn.Module:
+    """The encoder of a transformers model: what is below the head, or all of it."""
+    encoder: torch.nn.Module = module.base_model  # type: ignore[assignment]
+    return encoder
 
 
 def _read_weights(source: Artifact) -> dict[str, torch.Tensor]:

@@ -87,6 +87,11 @@ class Collator:
         return batch
 
 
+def pad_id_of(module: torch.nn.Module) -> int:
+    """The id a model's batches are padded with. Matters beyond the mask: roberta counts positions by it."""
+    return int(getattr(module.config, "pad_token_id", None) or 0)
+
+
 class LengthGrouped(Sampler[int]):
     """Shuffled row numbers in which every ``batch_size`` consecutive ones are of similar length.
 

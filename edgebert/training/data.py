@@ -441,6 +441,11 @@ def _renamed(row: Row, names: Mapping[str, str]) -> Row:
     return replace(row, label=found if isinstance(row.label, tuple) else found[0])
 
 
+def single_texts(rows: Sequence[Row]) -> list[Row]:
+    """Every text on its own, unlabelled: neither sentence encoders nor masked models know pairs."""
+    return [Row(text) for row in rows for text in (row.text, row.text_b) if text is not None]
+
+
 def sample_texts(rows: Sequence[Row], count: int, seed: int = 0) -> tuple[Row, ...]:
     """Up to ``count`` different rows, spread evenly over the lengths, shortest and longest included."""
     distinct = {(row.text, row.text_b): row for row in rows}.values()

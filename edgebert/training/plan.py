@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgebert.artifact import Artifact, Manifest, canonical_json, problem_of, width_of
@@ -14,7 +14,7 @@ from edgebert.stage import settings_of
 from edgebert.tasks import TASKS, Kind
 from edgebert.tokenizer import mask_id, open_tokenizer
 from edgebert.training.batches import Collator, LengthGrouped, tokenize
-from edgebert.training.data import Data, Row, match_labels
+from edgebert.training.data import Data, match_labels, single_texts
 from edgebert.training.objectives import Method, method_named
 from edgebert.training.objectives.hidden import uniform_map
 from edgebert.training.targets import LABELLINGS, masked
@@ -143,7 +143,7 @@ def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifa
     matched = data if manifest.pooling else _labelled(data, manifest)
     problem = problem_of(manifest)
     alone = manifest.pooling or problem.data == "text"
-    parts = [_texts(part) if alone else part for part in (matched.train, matched.dev)]
+    parts = [single_texts(part) if alone else part for part in (matched.train, matched.dev)]
     rows = [row for part in parts for row in part]
     encoded = tokenize(source, rows, min(config.max_length, manifest.max_length))
     labelling = None if manifest.pooling else LABELLINGS[problem.data]
@@ -234,11 +234,6 @@ _OTHERWISE: Mapping[Kind, str] = {
     "tags": "tags of words",
     "text": "unlabelled text",
 }
-
-
-def _texts(rows: Sequence[Row]) -> list[Row]:
-    """Every text on its own: neither sentence encoders nor masked models know pairs."""
-    return [Row(text) for row in rows for text in (row.text, row.text_b) if text is not None]
 
 
 def _key(source: Artifact, config: TrainConfig, data: Data, teacher: Artifact | None) -> str:

@@ -24,7 +24,7 @@ from edgebert.artifact import Artifact, Manifest
 from edgebert.progress import bar
 from edgebert.shaping.checkpoint import load_module, quiet_transformers, save_module
 from edgebert.tasks import TASKS
-from edgebert.training.batches import Indices, LengthGrouped
+from edgebert.training.batches import Indices, LengthGrouped, pad_id_of
 from edgebert.training.clock import Clock
 from edgebert.training.data import Data
 from edgebert.training.objectives.base import Batch, Weights, required
@@ -111,17 +111,12 @@ def _fit(plan: Plan, module: torch.nn.Module, teacher: Artifact | None, work: Wo
             return
     args = _arguments(plan, work)
     clock = Clock(work, plan.metric, save_seconds)
-    plan = replace(plan, collate=replace(plan.collate, pad_id=_pad_id(module)))
+    plan = replace(plan, collate=replace(plan.collate, pad_id=pad_id_of(module)))
     trainer = _Trainer(plan, module, _targets(plan, teacher, work, args), args, clock)
     try:
         trainer.train(resume_from_checkpoint=None if latest is None else str(latest[1]))
     finally:
         clock.close()
-
-
-def _pad_id(module: torch.nn.Module) -> int:
-    # Matters beyond the mask: roberta counts positions by it.
-    return int(getattr(module.config, "pad_token_id", None) or 0)
 
 
 def _arguments(plan: Plan, work: Work) -> TrainingArguments:
