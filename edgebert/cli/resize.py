@@ -1,4 +1,4 @@
-"""``edgebert resize``: a checkpoint with fewer layers, as a plain Hugging Face folder."""
+"""``edgebert resize``: a checkpoint with fewer layers or tokens, as a plain Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -6,29 +6,33 @@ from pathlib import Path
 
 import click
 
-from edgebert import stage
-from edgebert.build import check_output
+from edgebert import build
 from edgebert.cli import Document, command, flags
-from edgebert.cli.export import entry_of
-from edgebert.shaping import sizes
-from edgebert.shaping.checkpoint import open_checkpoint, shape_of
-from edgebert.shaping.depth import TruncateConfig, layers_to_keep, truncate
+from edgebert.cli.export import entry_of, vocabulary
 
 
 def _show(document: Document) -> str:
-    return "\n".join(f"{entry['layers']} layers, {entry['bytes'] / 1e6:.1f} MB" for entry in document["artifacts"])
+    lines = [f"{entry['layers']} layers, {entry['bytes'] / 1e6:.1f} MB" for entry in document["artifacts"]]
+    return "\n".join([*(line for entry in document["artifacts"] for line in vocabulary(entry)), *lines])
 
 
 @command("edgebert resize --model minilm --layers 3 -o minilm-3", _show)
 @flags.model
-@click.option("--layers", type=int, required=True, help="How many layers to keep.")
+@click.option("--layers", type=int, default=None, help="How many layers to keep [default: all].")
 @click.option("--keep", default="first", help="Which layers stay: first, or a list such as 0,2,4.")
+@flags.prune
+@flags.columns
 @flags.out("Folder of the new checkpoint.", required=True)
 @flags.force
-def run(model: str, layers: int, keep: str, out: Path, force: bool) -> Document:
-    """Write a shallower checkpoint: weights moved, config rewritten, head kept."""
-    source = open_checkpoint(model)
-    check_output(source, out)
-    kept = layers_to_keep(layers, keep, source.manifest.architecture.layers)
-    stage.require_space(out, sizes.weight_bytes(sizes.with_layers(shape_of(source), layers))["fp32"], "resize")
-    return {"artifacts": [entry_of(stage.run("truncate", truncate, source, TruncateConfig(kept), out, force=force))]}
+def run(
+    model: str,
+    layers: int | None,
+    keep: str,
+    prune_vocab: str | None,
+    columns: dict[str, str],
+    out: Path,
+    force: bool,
+) -> Document:
+    """Write a smaller checkpoint: weights moved, config and tokenizer rewritten, head kept."""
+    made = build.resize(model, out, layers, keep=keep, prune=prune_vocab, columns=columns, force=force)
+    return {"artifacts": [entry_of(made)]}

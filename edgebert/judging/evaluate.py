@@ -37,7 +37,7 @@ def evaluate(model: Model, rows: Sequence[Row], reference: Model | None = None) 
         return spearman(cosine_rows(first, second), [float(row.label or 0.0) for row in rows])
     if reference is None:
         raise InputError("neither ratings nor a reference to judge an encoder by", "the data", "add text_b and label")
-    return agreement(_vectors(model, _texts(rows)), _vectors(reference, _texts(rows)))
+    return agreement(_vectors(model, texts_of(rows)), _vectors(reference, texts_of(rows)))
 
 
 def _vectors(model: Model, texts: Sequence[Text]) -> npt.NDArray[np.float32]:
@@ -63,5 +63,6 @@ def _classified(model: Model, rows: Sequence[Row], expected: Sequence[str]) -> S
     )
 
 
-def _texts(rows: Sequence[Row]) -> list[Text]:
+def texts_of(rows: Sequence[Row]) -> list[str]:
+    """The texts of rows, both of a pair, one after the other."""
     return [part for row in rows for part in (row.text, row.text_b) if part is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,7 @@ class Model:
         """Run length-sorted batches and put the rows back in the caller's order, one a text."""
         windows = [window for item in tokens for window in item.windows]
         result = np.empty((len(windows), width), dtype=np.float32)
-        for rows in batches(windows, MAX_BATCH_TOKENS):
+        for rows in self._groups(windows):
             feed = self.tokenizer.collate([windows[i] for i in rows])
             found = finish(self.run(feed), feed)
             if found.shape != (len(rows), width):
@@ -194,6 +194,14 @@ class Model:
                 raise InputError(what, str(self.artifact.path), "export the artifact again")
             result[rows] = found
         return result if len(windows) == len(tokens) else averaged(result, tokens, self.tokenizer.specials)
+
+    def _groups(self, windows: Sequence[Tokens]) -> Iterator[Sequence[int]]:
+        """Indices of the windows of each call."""
+        fixed = self.artifact.manifest.fixed
+        if fixed is None:
+            return batches(windows, MAX_BATCH_TOKENS)
+        # Every call costs the same, so that only full ones are worth it.
+        return (range(len(windows))[start : start + fixed[0]] for start in range(0, len(windows), fixed[0]))
 
     def _require(self, *, has_labels: bool) -> None:
         if self._task.has_labels != has_labels:
