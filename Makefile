@@ -6,9 +6,12 @@ PY := $(VENV)/bin/python
 # Errors only: each step says what it does, and warnings about mirrors and running as root are not about this project.
 PIP := $(PY) -m pip --disable-pip-version-check install -qq --root-user-action=ignore
 READY := $(VENV)/.ready
+# Others' libraries need other versions than ours: they have an environment of their own.
+INTEROP := .interop
+INTEROP_PIP := $(subst $(VENV),$(INTEROP)/env,$(PIP))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo clean
+.PHONY: help setup test lint demo interop clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -42,6 +45,18 @@ lint: setup ## ruff and mypy
 demo: setup ## the main job on real weights: a teacher, a budget, a report and a pick
 	@$(PY) examples/demo.py
 
+interop: setup $(INTEROP)/.ready ## load artifacts in Optimum and sentence-transformers, and compare answers
+	@$(PY) tests/interop/make_artifacts.py $(INTEROP)/artifacts
+	@HF_HUB_OFFLINE=1 $(INTEROP)/env/bin/python -W ignore tests/interop/check.py $(INTEROP)/artifacts
+
+$(INTEROP)/.ready: tests/interop/requirements.txt
+	@echo "[1/2] environment in $(INTEROP)/env"
+	@$(PYTHON) -m venv --clear $(INTEROP)/env
+	@echo "[2/2] torch, Optimum and sentence-transformers (minutes on a slow line)"
+	@$(INTEROP_PIP) -c tests/interop/requirements.txt torch
+	@$(INTEROP_PIP) -r tests/interop/requirements.txt
+	@touch $@
+
 clean: ## remove the environment, caches and build outputs; edgebert-out/ stays
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(INTEROP) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,15 +13,16 @@ import math
 import re
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from edgebert.errors import InputError
 from edgebert.families import FAMILIES
-from edgebert.files import read_plain
+from edgebert.files import open_plain, read_plain
 from edgebert.tasks import TASKS, Problem
 
 MANIFEST = "edgebert.json"
@@ -39,6 +40,7 @@ POOLING_MODES = ("mean", "cls", "max")
 # How many bytes of a file are read at most. protobuf cannot hold 2 GiB; what lies beside the graph can be larger.
 _MAX_BYTES = {".onnx": 2**31 - 1, ".onnx_data": 2**36, ".safetensors": 2**36, ".plan": 2**36}
 _MAX_SIDE_BYTES = 128_000_000
+_PIECE_BYTES = 2**20
 # Formats that run code when they are opened.
 _CODE = re.compile(r"\.(ckpt|pickle|pkl|pt|pth|py)$|(^|/)pytorch_model[^/]*\.bin$")
 
@@ -65,11 +67,11 @@ class Architecture:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output: numpy dtype name and symbolic shape such as ``("batch", "sequence")``."""
+    """An input or output: numpy dtype name and shape such as ``("batch", "sequence")``, numbers where it is fixed."""
 
     name: str
     dtype: str
-    shape: tuple[str, ...]
+    shape: tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,14 @@ class Manifest:
         return hashlib.sha256(canonical_json(self.to_dict())).hexdigest()
 
     @property
+    def fixed(self) -> tuple[int, int] | None:
+        """Batch and sequence of a graph that takes this shape and no other; None where it takes any."""
+        match self.inputs[:1]:
+            case (TensorSpec(shape=(int(batch), int(sequence))),):
+                return batch, sequence
+        return None
+
+    @property
     def bytes(self) -> int:
         """Bytes of everything listed: what it costs to ship."""
         return sum(entry.bytes for entry in self.files.values())
@@ -175,18 +185,41 @@ class Artifact:
 
     def read(self, name: str) -> bytes:
         """The bytes of a listed file, hashed on the very bytes returned. Raises InputError on a mismatch."""
+        with self._opened(name) as file:
+            # One byte more than there should be: a file that grows meanwhile is not the one that was measured.
+            content = file.read(self.manifest.files[name].bytes + 1)
+        self._check(name, FileEntry(hashlib.sha256(content).hexdigest(), len(content)))
+        return content
+
+    def copy(self, name: str, to: Path) -> None:
+        """Copy a listed file, hashed on the very bytes copied; a piece at a time, since weights may be large.
+
+        Raises InputError on a mismatch; the copy is then of no use.
+        """
+        digest, size = hashlib.sha256(), 0
+        with open(to, "wb") as copy, self._opened(name) as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+                size += copy.write(piece)
+        self._check(name, FileEntry(digest.hexdigest(), size))
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[BinaryIO]:
         entry = self.manifest.files.get(name)
         where = str(self.path / name)
         if entry is None:
             raise InputError("file is not listed in the manifest", where, "export the artifact again")
         limit = _MAX_BYTES.get(PurePosixPath(name).suffix, _MAX_SIDE_BYTES)
         try:
-            content = read_plain(self.path, name, limit, entry.bytes, links=self.links)
+            with open_plain(self.path, name, limit, entry.bytes, links=self.links) as file:
+                yield file
         except FileNotFoundError:
             raise InputError("file is missing", where, "export the artifact again") from None
-        if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
+
+    def _check(self, name: str, found: FileEntry) -> None:
+        if found != self.manifest.files[name]:
+            where = str(self.path / name)
             raise InputError("file does not match its hash in the manifest", where, "copy or export the artifact again")
-        return content
 
     def check_files(self, *, but: Collection[str] = ()) -> None:
         """Raise InputError where a listed file is missing or is another; ``but`` are those read later anyhow."""
@@ -289,7 +322,7 @@ def _decode(kind: Any, value: Any, where: str, name: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value, where, name)
     if origin is types.UnionType:
-        return None if value is None else _decode(args[0], value, where, name)
+        return _decode(_member(args, value), value, where, name)
     if origin is tuple and isinstance(value, list):
         return tuple(_decode(args[0], item, where, f"{name}[{i}]") for i, item in enumerate(value))
     if origin is not None and issubclass(origin, Mapping) and isinstance(value, dict):
@@ -300,6 +333,11 @@ def _decode(kind: Any, value: Any, where: str, name: str) -> Any:
     if isinstance(kind, type) and type(value) is kind:
         return value
     raise InputError(f"field {name} has the wrong type", where, "export the artifact again")
+
+
+def _member(kinds: tuple[Any, ...], value: Any) -> Any:
+    """The member of a union that a value is meant as: that of its type, else the first."""
+    return next((kind for kind in kinds if kind is type(value)), kinds[0])
 
 
 def _decode_dataclass(kind: Any, value: Any, where: str, name: str) -> Any:

@@ -7,6 +7,7 @@ it has proved itself; what failed leaves its parity ledger behind and nothing el
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,9 @@ from edgebert import stage
 from edgebert.artifact import Artifact, Manifest, problem_of
 from edgebert.errors import CheckFailed, UsageError
 from edgebert.exporters.seal import SealConfig, seal
+from edgebert.exporters.signature import OPSET, PORTABLE, GraphConfig, Sizes
 from edgebert.judging import parity
+from edgebert.judging.evaluate import texts_of
 from edgebert.machine import file_name
 from edgebert.progress import bar
 from edgebert.registry import check_pair
@@ -31,6 +34,7 @@ from edgebert.serving.tokens import Batch, Text, TextTokenizer
 from edgebert.shaping import sizes
 from edgebert.shaping.checkpoint import MODULES, HeadConfig, add_head, open_checkpoint, shape_of
 from edgebert.shaping.depth import KEEP_AUTO, KEEP_FIRST, TruncateConfig, check_keep, layers_to_keep, truncate
+from edgebert.shaping.vocab import PruneConfig, prune_vocab, pruned_name
 from edgebert.tasks import TASKS, task_for
 from edgebert.training.data import Data, match_labels, read
 
@@ -51,11 +55,14 @@ class Exporter:
     """Exports checkpoints of one shape, however deep, from one trace.
 
     ``source`` is the deepest of them; intermediate artifacts live in ``work``. ``texts`` serve the parity
-    ledger, ``texts_from`` says where they are from.
+    ledger, ``texts_from`` says where they are from. ``graph`` is what all graphs are like.
     """
 
-    def __init__(self, source: Artifact, texts: Sequence[Text], texts_from: str, work: Path) -> None:
+    def __init__(
+        self, source: Artifact, texts: Sequence[Text], texts_from: str, work: Path, graph: GraphConfig = PORTABLE
+    ) -> None:
         self.source, self.texts, self.texts_from, self.work = source, list(texts), texts_from, work
+        self.graph = graph
 
     @cached_property
     def template(self) -> Template:
@@ -63,12 +70,13 @@ class Exporter:
         from edgebert.exporters.graph import trace
 
         log.info("tracing %s, %d layers", self.source.manifest.name, self.source.manifest.architecture.layers)
-        return trace(self.source)
+        return trace(self.source, self.graph.opset)
 
     @cached_property
     def feeds(self) -> list[Batch]:
         """The texts as token arrays: each alone, and all in padded batches."""
-        return parity.feeds(TextTokenizer(self.source), self.texts)
+        longest = self.graph.fixed and min(self.graph.fixed[1], self.source.manifest.max_length)
+        return parity.feeds(TextTokenizer(self.source, longest), self.texts)
 
     def truncated(self, keep: Sequence[int]) -> Artifact:
         """The source with the layers ``keep``; the source itself where that is all of them."""
@@ -80,7 +88,7 @@ class Exporter:
 
     def unproven(self, checkpoint: Artifact, target: str, precision: str) -> Artifact:
         """A checkpoint at a precision, right in shape and speed but not yet verified or complete."""
-        from edgebert.exporters.graph import GraphConfig, build_graph
+        from edgebert.exporters.graph import build_graph
         from edgebert.exporters.quantize import DynamicConfig, quantize_dynamic
 
         check_pair(target, precision)
@@ -88,7 +96,7 @@ class Exporter:
             return checkpoint
         name = checkpoint.digest[:16]
         graph = self._once(
-            "graph", f"{name}-fp32", partial(build_graph, template=self.template), checkpoint, GraphConfig()
+            "graph", f"{name}-fp32", partial(build_graph, template=self.template), checkpoint, self.graph
         )
         if precision == "fp32":
             return graph
@@ -161,7 +169,13 @@ class Exporter:
 
     def _once(self, step: str, name: str, build: Callable[..., Manifest], source: Artifact, config: Any) -> Artifact:
         path = self.work / name
-        return Artifact.open(path) if path.exists() else stage.run(step, build, source, config, path)
+        if path.exists():
+            return Artifact.open(path)
+        try:
+            return stage.run(step, build, source, config, path)
+        finally:
+            # Graphs refer to themselves in circles, and would keep their weights until the collector happens by.
+            gc.collect()
 
 
 def kept_layers(
@@ -202,36 +216,96 @@ def export(
     data: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     task: str = "auto",
+    prune: str | Path | None = None,
+    opset: int = OPSET,
+    fixed: Sizes | None = None,
     force: bool = False,
     tell: Callable[[Importance], None] | None = None,
 ) -> list[Artifact]:
     """Export a checkpoint at one or several depths, targets and precisions, from one trace; each proves itself first.
 
-    ``keep`` and ``tell`` are :func:`kept_layers`'. Returns the artifacts, published under ``out``. Raises UsageError
-    for depths that do not exist or folders that do, InputError for unusable checkpoints or data, CheckFailed where
-    parity fails.
+    ``keep`` and ``tell`` are :func:`kept_layers`'. ``prune`` names the data whose tokens alone stay in the vocabulary
+    (see :func:`pruned`). ``fixed`` (texts, tokens) makes graphs of that one shape; longer texts are then longer than
+    the model reads. Returns the artifacts, published under ``out``. Raises UsageError for depths that do not exist or
+    folders that do, InputError for unusable checkpoints or data, CheckFailed where parity fails.
     """
     source = open_checkpoint(model, task)
     depth = source.manifest.architecture.layers
     wanted = [layers] if isinstance(layers, int) else list(layers or [depth])
     ways = list(product(_listed(target), _listed(precision)))
+    graph = GraphConfig(opset, fixed)
+    graph.check(source.manifest.max_length)
     for way in ways:
         check_pair(*way)
+        if way[0] == "torch" and graph != PORTABLE:
+            raise UsageError("target torch has no graph", "--opset, --fixed", "export to another target")
+    name = source.manifest.name if prune is None else pruned_name(source)
     check_output(source, Path(out))
     rows = read(data, columns) if data is not None else None
     keeps = kept_layers(source, wanted, keep, rows, tell=tell)
-    jobs = [(kept, way, Path(out) / _name(source, kept, *way)) for kept in keeps for way in ways]
+    jobs = [(kept, way, Path(out) / (_name(name, kept, *way) + graph.suffix)) for kept in keeps for way in ways]
     _check_places([path for _, _, path in jobs], Path(out), force=force)
-    stage.require_space(Path(out), bytes_needed(source, [len(kept) for kept in keeps], [p for _, p in ways]), "export")
+    needed = bytes_needed(source, [len(kept) for kept in keeps], [p for _, p in ways])
+    needed += 0 if prune is None else sizes.weight_bytes(shape_of(source))["fp32"]
+    stage.require_space(Path(out), needed, "export")
     texts, texts_from = parity.ledger_texts(rows)
     log.info("%s, verified on %s", source.manifest.name, texts_from)
     done = []
     with _workplace(Path(out)) as work:
-        exporter = Exporter(source, texts, texts_from, work)
+        if prune is not None:
+            source = pruned(source, read(prune, columns), work / "pruned")
+        exporter = Exporter(source, texts, texts_from, work, graph)
         for kept, way, path in bar(jobs, "exporting"):
             done.append(exporter.export(exporter.truncated(kept), *way, path, force=force))
             log.info("exported %s (%.1f MB)", path, done[-1].manifest.bytes / 1e6)
     return done
+
+
+def pruned(source: Artifact, data: Data, out: Path, *, force: bool = False) -> Artifact:
+    """The checkpoint with the tokens that data's train part needs, published at ``out``.
+
+    What it costs other texts is measured on the data's other parts: ``manifest.checks["vocab"]`` holds it.
+    Raises InputError for a tokenizer that is neither WordPiece nor byte-level BPE.
+    """
+    others = data.dev if data.test_is_dev else (*data.dev, *data.test)
+    build = partial(prune_vocab, texts=texts_of(data.train), others=texts_of(others))
+    return stage.run("prune-vocab", build, source, PruneConfig(data.digest), out, force=force)
+
+
+def resize(
+    model: str,
+    out: str | Path,
+    layers: int | None = None,
+    *,
+    keep: str = KEEP_FIRST,
+    data: str | Path | None = None,
+    prune: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    force: bool = False,
+    tell: Callable[[Importance], None] | None = None,
+) -> Artifact:
+    """A checkpoint with fewer layers, or with the tokens that the data ``prune`` needs, or both, at ``out``.
+
+    ``keep`` and ``tell`` are :func:`kept_layers`', which may measure on ``data``. Raises UsageError where neither is
+    asked for, for layers that do not exist and for an ``out`` that does.
+    """
+    source, out = open_checkpoint(model), Path(out)
+    check_output(source, out)
+    if layers is None and prune is None:
+        raise UsageError("nothing to change", "edgebert resize", "give --layers, --prune-vocab or both")
+    depth = source.manifest.architecture.layers
+    rows = None if data is None else read(data, columns)
+    (kept,) = kept_layers(source, [depth if layers is None else layers], keep, rows, tell=tell)
+    tokens = None if prune is None else read(prune, columns)
+    needed = sizes.weight_bytes(sizes.with_layers(shape_of(source), len(kept)))["fp32"]
+    stage.require_space(out, needed if tokens is None else 2 * needed, "resize")
+    if tokens is None:
+        return stage.run("truncate", truncate, source, TruncateConfig(kept), out, force=force)
+    if kept == tuple(range(depth)):
+        return pruned(source, tokens, out, force=force)
+    with stage.scratch(out) as work:
+        shallow = stage.run("truncate", truncate, source, TruncateConfig(kept), work / "shallow")
+        return pruned(shallow, tokens, out, force=force)
 
 
 def bytes_needed(source: Artifact, depths: Sequence[int], precisions: Sequence[str]) -> int:
@@ -249,8 +323,8 @@ def bytes_needed(source: Artifact, depths: Sequence[int], precisions: Sequence[s
     return total
 
 
-def _name(source: Artifact, keep: Sequence[int], target: str, precision: str) -> str:
-    return file_name(f"{source.manifest.name}-{depth_name(keep)}-{target}-{precision}")
+def _name(name: str, keep: Sequence[int], target: str, precision: str) -> str:
+    return file_name(f"{name}-{depth_name(keep)}-{target}-{precision}")
 
 
 def depth_name(keep: Sequence[int]) -> str:

@@ -30,6 +30,9 @@ def check_agreement(manifest: Manifest, graph: Graph, where: str) -> None:
     family = family_of({"model_type": manifest.architecture.family}, where)
     task = TASKS[manifest.task]
     _same("inputs", [spec.name for spec in manifest.inputs], list(graph.inputs), where)
+    for spec in manifest.inputs:
+        sizes = tuple(size if isinstance(size, int) else None for size in spec.shape)
+        _same(f"shape of {spec.name}", sizes, graph.inputs[spec.name], where)
     _same("outputs", [output.name for output in task.outputs], list(graph.outputs), where)
     for output in task.outputs:
         _same(output.shape[-1], width_of(manifest), (graph.outputs[output.name] or (None,))[-1], where)

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from edgebert.errors import EnvironmentMissing, InputError
 
@@ -21,7 +22,17 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def read_plain(root: Path, name: str, limit: int, size: int | None = None, *, links: bool = False) -> bytes:
-    """The bytes of ``root/name``, a plain file of at most ``limit`` bytes (of exactly ``size`` where given).
+    """The bytes of ``root/name``; see :func:`open_plain`."""
+    with open_plain(root, name, limit, size, links=links) as file:
+        # One byte more than there should be: a file that grows meanwhile is not the one that was measured.
+        return file.read(os.fstat(file.fileno()).st_size + 1)
+
+
+@contextmanager
+def open_plain(
+    root: Path, name: str, limit: int, size: int | None = None, *, links: bool = False
+) -> Iterator[BinaryIO]:
+    """``root/name`` for reading: a plain file of at most ``limit`` bytes (of exactly ``size`` where given).
 
     Below ``root`` no symbolic link is followed and no hard link opened, unless ``links`` allows both.
     Sizes are compared before anything is read. Raises InputError, or FileNotFoundError where nothing is.
@@ -42,8 +53,7 @@ def read_plain(root: Path, name: str, limit: int, size: int | None = None, *, li
                 f"file too large ({state.st_size} bytes)", where, f"at most {limit} are read; export again"
             )
         with open(descriptor, "rb", closefd=False) as file:
-            # One byte more than there should be: a file that grows meanwhile is not the one that was measured.
-            return file.read(state.st_size + 1)
+            yield file
 
 
 @contextmanager

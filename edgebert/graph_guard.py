@@ -93,7 +93,7 @@ _TYPED = {4: 4, 5: 0, 7: 0, 10: 8, 11: 0}
 class Graph:
     """What an artifact's manifest can be compared with: names and sizes; None for a symbolic one."""
 
-    inputs: tuple[str, ...]
+    inputs: Mapping[str, tuple[int | None, ...]]
     outputs: Mapping[str, tuple[int | None, ...]]
     tensors: Mapping[str, tuple[int, ...]]
 
@@ -130,8 +130,10 @@ class _Guard:
             raise Malformed("two tensors of one name")
         for view in _views(fields, 1):
             self.node(view)
-        inputs = [self.value(view)[0] for view in _views(fields, 11)]
-        return Graph(tuple(inputs), dict(map(self.value, _views(fields, 12))), tensors)
+        inputs, outputs = (dict(map(self.value, _views(fields, number))) for number in (11, 12))
+        if len(inputs) != len(_views(fields, 11)):
+            raise Malformed("two inputs of one name")
+        return Graph(inputs, outputs, tensors)
 
     def node(self, message: memoryview) -> None:
         fields = self.reader.read(message, _NODE)

@@ -71,6 +71,16 @@ def mask_id(artifact: Artifact, tokenizer: Tokenizer) -> int:
     return int(found)
 
 
+def pad_id(artifact: Artifact) -> int:
+    """The token that fills rows up, from ``config.json``. Raises InputError for a config that asks to run code."""
+    where = str(artifact.path / "config.json")
+    config = parse_json(artifact.read("config.json"), where)
+    if "auto_map" in config:
+        raise InputError("the model asks to run its own code", where, "export it from a checkpoint without auto_map")
+    value = config.get("pad_token_id")
+    return value if type(value) is int and 0 <= value < artifact.manifest.architecture.vocab else 0
+
+
 @contextmanager
 def mapped_panics(where: str) -> Iterator[None]:
     """What the library raises on a bad tokenizer, as InputError: bare Exception, and panics, which are no Exception."""
@@ -149,12 +159,10 @@ def _check_ids(document: Mapping[str, Any], vocab: int) -> None:
     _check_range(ids, vocab)
     if len(set(ids)) != len(ids):
         raise ValueError("two pieces share an id")
-    _check_range((token["id"] for token in document.get("added_tokens") or []), vocab)
+    _check_range((holder[key] for holder, key in id_slots(document)), vocab)
     for part in _flat(document.get("post_processor"), _MEMBERS["post_processor"]):
         if part["type"] == "TemplateProcessing":
-            _check_template(part, vocab)
-        for name in ("cls", "sep"):
-            _check_range([part[name][1]] if name in part else [], vocab)
+            _check_template(part)
 
 
 def _piece_ids(model: Mapping[str, Any]) -> list[Any]:
@@ -169,10 +177,20 @@ def _piece_ids(model: Mapping[str, Any]) -> list[Any]:
     return list(range(len(pieces)))
 
 
-def _check_template(part: Mapping[str, Any], vocab: int) -> None:
+def id_slots(document: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Where ``tokenizer.json`` holds ids beside its vocabulary, as containers and keys: of the special tokens."""
+    for token in document.get("added_tokens") or []:
+        yield token, "id"
+    for part in _flat(document.get("post_processor"), _MEMBERS["post_processor"]):
+        for special in part.get("special_tokens", {}).values():
+            yield from ((special["ids"], place) for place in range(len(special["ids"])))
+        yield from ((part[name], 1) for name in ("cls", "sep") if name in part)
+    if document.get("padding"):
+        yield document["padding"], "pad_id"
+
+
+def _check_template(part: Mapping[str, Any]) -> None:
     specials = part["special_tokens"]
-    for special in specials.values():
-        _check_range(special["ids"], vocab)
     for piece in (*part["single"], *part["pair"]):
         name = piece["SpecialToken"]["id"] if "SpecialToken" in piece else None
         if name is not None and name not in specials:

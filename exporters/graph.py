@@ -1,8 +1,10 @@
 """From a checkpoint to one portable ONNX graph: trace once, cut at every depth, swap weights in by name.
 
 ``trace`` is slow and depends on the shape alone; ``build_graph`` is quick and takes the weights of any
-checkpoint of that shape, of the same depth or shallower. Attention is traced eagerly, so that only
-standard operators remain and rows without a single real token stay finite.
+checkpoint of that shape, of the same depth or shallower. A template holds no weights, and a graph's are
+fetched one at a time when it is written: of a big model there is never more than one copy in memory.
+Attention is traced eagerly, so that only standard operators remain and rows without a single real token
+stay finite.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ import logging
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +27,27 @@ import torch
 
 from edgebert.artifact import Architecture, Artifact, Manifest
 from edgebert.errors import InputError
+from edgebert.exporters.signature import OPSET, GraphConfig, Sizes, with_sizes
+from edgebert.exporters.streamed import save_streamed
 from edgebert.families import FAMILIES
+from edgebert.graph_guard import EXTERNAL
 from edgebert.shaping.checkpoint import copy_companions, load_module
 from edgebert.tasks import TASKS
 
 log = logging.getLogger("edgebert")
 
 MODEL = "model.onnx"
-OPSET = 18
-# protobuf cannot hold 2 GiB; larger weights go beside the graph.
-EXTERNAL_FROM_BYTES = 1_900_000_000
+# From here on weights go beside the graph. protobuf could hold twice as much, but ONNX Runtime has three copies
+# in memory while it reads them from within, and two from beside (docs/results/big_models.md).
+EXTERNAL_FROM_BYTES = 1_000_000_000
 _LAYER = re.compile(r"\.layer\.(\d+)(?:\D|$)")
 _WRAPPER = "model."
 _TRANSPOSED = ".T"
 
 
 @dataclass(frozen=True)
-class GraphConfig:
-    """Settings of the graph stage: the ONNX operator set."""
-
-    opset: int = OPSET
-
-
-@dataclass(frozen=True)
 class Template:
-    """A traced graph, its weights still named after the parameters, and where each layer ends.
+    """A traced graph, its weights still named after the parameters but without values, and where each layer ends.
 
     ``layer_ends[k]`` names the value that leaves layer k.
     """
@@ -153,7 +152,7 @@ def _aliases(module: torch.nn.Module, encoder: str) -> dict[str, str]:
 
 
 def _tidy(model: ir.Model, aliases: dict[str, str]) -> ir.Model:
-    """Name weights as the checkpoint does, hoist their transposes, fold everything else that is constant.
+    """Name weights as the checkpoint does, empty them, hoist their transposes, fold all else that is constant.
 
     A weight of several names gets the one that ``aliases`` gives.
     """
@@ -163,6 +162,8 @@ def _tidy(model: ir.Model, aliases: dict[str, str]) -> ir.Model:
         if value.name and value.name.startswith(_WRAPPER):
             plain = value.name.removeprefix(_WRAPPER)
             value.name = aliases.get(plain, plain)
+        if value.name in aliases and value.const_value is not None:
+            value.const_value = _empty(value.name, value.const_value.shape.numpy())
     _hoist_transposes(model.graph)
     with _hidden_weights(model.graph):
         onnxscript.optimizer.optimize(model)
@@ -191,6 +192,15 @@ def _hidden_weights(graph: ir.Graph) -> Iterator[None]:
             graph.register_initializer(value)
 
 
+def _empty(name: str, shape: Sequence[int]) -> ir.TensorProtocol:
+    """A float weight that has a shape and no values yet."""
+
+    def missing() -> ir.TensorProtocol:
+        raise RuntimeError(f"no checkpoint gave values to {name}")
+
+    return ir.LazyTensor(missing, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape), name=name)
+
+
 def _hoist_transposes(graph: ir.Graph) -> None:
     """Turn Transpose(weight) into a weight of its own, named ``weight.T``: a Linear's right-hand side."""
     for node in list(graph):
@@ -199,15 +209,19 @@ def _hoist_transposes(graph: ir.Graph) -> None:
             continue
         name = f"{source.name}{_TRANSPOSED}"
         if name not in graph.initializers:
-            graph.register_initializer(constant(name, source.const_value.numpy().T.copy()))
+            graph.register_initializer(_initializer(_empty(name, source.const_value.shape.numpy()[::-1])))
         ir.convenience.replace_all_uses_with(node.outputs[0], graph.initializers[name])
         graph.remove(node, safe=True)
 
 
 def constant(name: str, array: npt.NDArray[Any]) -> ir.Value:
     """An initializer, ready to be registered in a graph."""
-    tensor = ir.tensor(array, name=name)
-    return ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    return _initializer(ir.tensor(array, name=name))
+
+
+def _initializer(tensor: ir.TensorProtocol) -> ir.Value:
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.Value(name=tensor.name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
 
 
 def _layer_ends(model: ir.Model) -> tuple[str, ...]:
@@ -227,12 +241,15 @@ def build_graph(source: Artifact, config: GraphConfig, out: Path, *, template: T
     model = template.model.clone()
     _cut(model, template, source.manifest.architecture.layers)
     passes.RemoveUnusedNodesPass()(model)
+    if config.fixed is not None:
+        _fix(model, config.fixed)
     _swap_weights(model, _parameters(source))
     passes.ClearMetadataAndDocStringPass()(model)
     save_graph(model, out)
     copy_config(source, out)
     copy_companions(source, out)
-    return replace(source.manifest, format="onnx", precision="fp32", target="cpu", needs={"opset": config.opset})
+    manifest = replace(source.manifest, format="onnx", precision="fp32", target="cpu", needs={"opset": config.opset})
+    return with_sizes(manifest, config.fixed)
 
 
 def _cut(model: ir.Model, template: Template, layers: int) -> None:
@@ -249,6 +266,19 @@ def _cut(model: ir.Model, template: Template, layers: int) -> None:
         last.name, kept.name = f"{last.name}.cut", last.name
 
 
+def _fix(model: ir.Model, fixed: Sizes) -> None:
+    """Give batch and sequence their sizes, and fold the arithmetic of shapes that this makes constant."""
+    import onnxscript.optimizer
+
+    sizes = dict(zip(("batch", "sequence"), fixed, strict=True))
+    graph = model.graph
+    for value in (*graph.inputs, *(value for node in graph for value in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape([sizes.get(str(size), size) for size in value.shape])
+    with _hidden_weights(graph):
+        onnxscript.optimizer.optimize(model)
+
+
 def _parameters(source: Artifact) -> dict[str, torch.Tensor]:
     return {name: tensor.detach() for name, tensor in load_module(source).state_dict().items()}
 
@@ -260,16 +290,25 @@ def _swap_weights(model: ir.Model, parameters: dict[str, torch.Tensor]) -> None:
         if plain not in parameters:
             continue
         tensor = parameters[plain].T if name != plain else parameters[plain]
-        if value.shape is not None and tuple(tensor.shape) != tuple(value.shape):
-            raise InputError(f"weights {plain} have another shape", str(tuple(tensor.shape)), f"expected {value.shape}")
-        value.const_value = ir.tensor(tensor.contiguous().numpy(), name=name)
+        shape = tuple(tensor.shape)
+        if value.shape is not None and shape != tuple(value.shape):
+            raise InputError(f"weights {plain} have another shape", str(shape), f"expected {value.shape}")
+        # A transpose is a copy: it is made when it is written, and gone afterwards.
+        fetch = partial(_contiguous, tensor, name)
+        value.const_value = ir.LazyTensor(fetch, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape), name=name)
+
+
+def _contiguous(tensor: torch.Tensor, name: str) -> ir.TensorProtocol:
+    return ir.tensor(tensor.contiguous().numpy(), name=name)
 
 
 def save_graph(model: ir.Model, out: Path) -> None:
     """Write ``model.onnx``, with the weights beside it where they are too large for one file."""
     weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    external = f"{MODEL}_data" if weights > EXTERNAL_FROM_BYTES else None
-    ir.save(model, out / MODEL, external_data=external)
+    if weights > EXTERNAL_FROM_BYTES:
+        ir.save(model, out / MODEL, external_data=EXTERNAL)
+    else:
+        save_streamed(model, out / MODEL)
 
 
 def copy_config(source: Artifact, out: Path) -> None:

@@ -9,6 +9,7 @@ onnxruntime's own quantizer: docs/decisions/003-own-dynamic-quantizer.md.
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -56,9 +57,9 @@ def quantize_dynamic(source: Artifact, config: DynamicConfig, out: Path) -> Mani
     Raises CheckFailed, naming the nodes, where a Linear stays in float in the graph that ONNX Runtime
     makes of it.
     """
-    model = ir.load(source.path / MODEL)
-    quantize_graph(model.graph, config.limit)
-    save_graph(model, out)
+    _write_quantized(source, config, out)
+    # Graphs refer to themselves in circles: the float weights would stay while the result is looked at.
+    gc.collect()
     copy_config(source, out)
     copy_companions(source, out)
     coverage = integer_coverage(out / MODEL)
@@ -68,6 +69,12 @@ def quantize_dynamic(source: Artifact, config: DynamicConfig, out: Path) -> Mani
     needs = {**source.manifest.needs, "isa": list(isa()), "scheme": "dynamic"}
     checks = {**source.manifest.checks, "integer": coverage}
     return replace(source.manifest, precision=config.precision, needs=needs, checks=checks)
+
+
+def _write_quantized(source: Artifact, config: DynamicConfig, out: Path) -> None:
+    model = ir.load(source.path / MODEL)
+    quantize_graph(model.graph, config.limit)
+    save_graph(model, out)
 
 
 def quantize_columns(weight: Float, limit: int) -> tuple[Int8, Float]:

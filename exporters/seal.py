@@ -39,7 +39,7 @@ def seal(
     """
     for name in source.manifest.files:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_bytes(source.read(name))
+        source.copy(name, out / name)
     np.savez(out / GOLDEN, **golden)
     checks = {**source.manifest.checks, "parity": [dict(line) for line in ledger]}
     manifest = replace(source.manifest, target=config.target, precision=config.precision, checks=checks)

@@ -16,6 +16,7 @@ from edgebert.artifact import Artifact
 from edgebert.checked_graph import read_checked_graph
 from edgebert.errors import EnvironmentMissing, InputError
 from edgebert.graph_guard import EXTERNAL, GRAPH
+from edgebert.runtimes.fixed import to_its_shape
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked, closed
 
 _PROVIDER = "CPUExecutionProvider"
@@ -25,7 +26,7 @@ def open(artifact: Artifact, config: SessionConfig) -> Session:
     """A session on the artifact's graph. Raises InputError where we or ONNX Runtime refuse the graph."""
     session = _OrtSession(artifact, config)
     _OPEN.add(session)
-    return session
+    return to_its_shape(session, artifact)
 
 
 class _OrtSession:

@@ -23,6 +23,7 @@ import torch
 from edgebert.artifact import Artifact
 from edgebert.cli import main
 from edgebert.exporters import graph
+from edgebert.exporters.signature import OPSET
 from edgebert.shaping.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,10 +79,10 @@ def one_trace_per_shape() -> Iterator[None]:
     """Tracing takes seconds and depends on the shape alone: done once for all commands of this process."""
     original = graph.trace
 
-    def trace(source: Artifact) -> graph.Template:
-        key = source.manifest.task, source.manifest.architecture, len(source.manifest.labels)
+    def trace(source: Artifact, opset: int = OPSET) -> graph.Template:
+        key = source.manifest.task, source.manifest.architecture, len(source.manifest.labels), opset
         if key not in _traces:
-            _traces[key] = original(source)
+            _traces[key] = original(source, opset)
         return _traces[key]
 
     with mock.patch.object(graph, "trace", trace):

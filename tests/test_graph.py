@@ -18,7 +18,8 @@ from edgebert import stage
 from edgebert.artifact import Artifact
 from edgebert.errors import InputError
 from edgebert.exporters import graph
-from edgebert.exporters.graph import MODEL, OPSET, GraphConfig, build_graph, trace
+from edgebert.exporters.graph import MODEL, build_graph, trace
+from edgebert.exporters.signature import OPSET, PORTABLE
 from edgebert.families import FAMILIES
 from edgebert.registry import target_named
 from edgebert.runtimes.reference import hidden_after, reference_session
@@ -192,7 +193,7 @@ def test_the_weights_are_the_checkpoints_and_no_others(family: str, task: str, e
 
 def build(source: Artifact, exports: Exports, out: Path) -> Artifact:
     template = exports.template(source.manifest.architecture.family, source.manifest.task)
-    return stage.run("graph", partial(build_graph, template=template), source, GraphConfig(), out)
+    return stage.run("graph", partial(build_graph, template=template), source, PORTABLE, out)
 
 
 def test_building_again_gives_the_same_bytes(exports: Exports, tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_tracing_again_gives_the_same_bytes(exports: Exports, tmp_path: Path) ->
         "graph",
         partial(build_graph, template=template),
         exports.checkpoint(*CLASSIFIER, 2),
-        GraphConfig(),
+        PORTABLE,
         tmp_path / "x",
     )
     assert again.digest == exports.artifact(*CLASSIFIER, 2).digest
@@ -232,7 +233,7 @@ def test_a_template_of_another_shape_is_not_used(exports: Exports, tmp_path: Pat
     for source in others:
         assert not template.serves(source, OPSET)
         with pytest.raises(ValueError, match="another shape"):
-            stage.run("graph", partial(build_graph, template=template), source, GraphConfig(), tmp_path / "out")
+            stage.run("graph", partial(build_graph, template=template), source, PORTABLE, tmp_path / "out")
 
 
 def test_a_head_of_another_size_is_refused(exports: Exports, tmp_path: Path) -> None:

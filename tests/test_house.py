@@ -41,6 +41,7 @@ HEAVY_MODULES = (
     "edgebert.runtimes.reference",
     "edgebert.shaping.checkpoint",
     "edgebert.shaping.depth",
+    "edgebert.shaping.vocab",
     "edgebert.training",
 )
 HEAVY_FREE = ("edgebert.training.data",)

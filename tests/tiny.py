@@ -16,8 +16,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from edgebert import stage
 from edgebert.artifact import Artifact
-from edgebert.exporters.graph import GraphConfig, Template, build_graph, trace
+from edgebert.exporters.graph import Template, build_graph, trace
 from edgebert.exporters.quantize import DynamicConfig, quantize_dynamic
+from edgebert.exporters.signature import PORTABLE
 from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.shaping.depth import TruncateConfig, truncate
 
@@ -311,4 +312,4 @@ class Exports:
             config = DynamicConfig.for_this_cpu(precision)
             return stage.run("quantize", quantize_dynamic, self.artifact(family, task, layers), config, out)
         build = partial(build_graph, template=self.template(family, task))
-        return stage.run("graph", build, self.checkpoint(family, task, layers), GraphConfig(), out)
+        return stage.run("graph", build, self.checkpoint(family, task, layers), PORTABLE, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 from edgebert.artifact import Artifact
 from edgebert.cli import Document, command, flags, table
 from edgebert.cli.keeping import Told
+from edgebert.exporters.signature import OPSET, OPSETS
 from edgebert.tasks import TASKS
 
 
@@ -23,7 +25,24 @@ def _show(document: Document) -> str:
         )
         for entry in document["artifacts"]
     ]  # fmt: skip
+    costs = {words for entry in document["artifacts"] for words in vocabulary(entry)}
+    return "\n".join([*sorted(costs), _table(rows)])
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
     return table(("layers", "precision", "target", "MB", "max error", "cosine"), rows)
+
+
+def vocabulary(entry: Document) -> Iterator[str]:
+    """What pruning the vocabulary did, in a sentence; nothing where it was not pruned."""
+    if (found := entry["checks"].get("vocab")) is None:
+        return
+    sizes = f"{found['bytes_before'] / 1e6:.1f} to {found['bytes_after'] / 1e6:.1f} MB"
+    line = f"vocabulary: {found['tokens_before']} to {found['tokens_after']} tokens, weights {sizes}"
+    if found["texts"]:
+        unknown = f"unknown tokens {found['unknown_before']:.2%} to {found['unknown_after']:.2%}"
+        line += f"; of {found['texts']} other texts {found['changed']:.1%} are read as other tokens, {unknown}"
+    yield line
 
 
 def entry_of(artifact: Artifact) -> Document:
@@ -48,6 +67,14 @@ def entry_of(artifact: Artifact) -> Document:
 @flags.precisions("fp32")
 @flags.data()
 @click.option("--task", default="auto", help=f"auto (the checkpoint's own), or {', '.join(TASKS)}.")
+@click.option(
+    "--fixed",
+    type=flags.SIZES,
+    default=None,
+    help="Make the graph of one shape, such as 1x128 (texts x tokens) [default: any].",
+)
+@click.option("--opset", type=click.IntRange(OPSETS[0], OPSETS[-1]), default=OPSET, help="ONNX operator set.")
+@flags.prune
 @flags.out("Folder for the artifacts, each in its own subfolder.")
 @flags.force
 def run(
@@ -59,6 +86,9 @@ def run(
     data: str | None,
     columns: dict[str, str],
     task: str,
+    fixed: tuple[int, int] | None,
+    opset: int,
+    prune_vocab: str | None,
     out: Path,
     force: bool,
 ) -> Document:
@@ -67,6 +97,8 @@ def run(
 
     told = Told()
     artifacts = build.export(
-        model, layers, target, precision, out, keep=keep, data=data, columns=columns, task=task, force=force, tell=told
-    )
+        model, layers, target, precision, out,
+        keep=keep, data=data, columns=columns, task=task, prune=prune_vocab, opset=opset, fixed=fixed, force=force,
+        tell=told,
+    )  # fmt: skip
     return {"artifacts": [entry_of(artifact) for artifact in artifacts], **told.document}

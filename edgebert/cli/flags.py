@@ -62,7 +62,21 @@ class _Columns(click.ParamType[Any]):
         return {field.strip(): column.strip() for field, _, column in pairs}
 
 
-NUMBERS, NAMES, COLUMNS = _Numbers(), _Names(), _Columns()
+class _Sizes(click.ParamType[Any]):
+    """``1x128``."""
+
+    name = "BxS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        words = str(value).split("x")
+        if len(words) != 2 or not all(word.isascii() and word.isdigit() and len(word) < 8 for word in words):
+            self.fail(f"{value!r} is not of the form 1x128", param, ctx)
+        return int(words[0]), int(words[1])
+
+
+NUMBERS, NAMES, COLUMNS, SIZES = _Numbers(), _Names(), _Columns(), _Sizes()
 
 
 def model(function: F) -> F:
@@ -74,20 +88,33 @@ def data(*, required: bool = False) -> Callable[[F], F]:
     """``--data`` and ``--columns``."""
 
     def decorate(function: F) -> F:
-        function = click.option(
-            "--columns",
-            type=COLUMNS,
-            default={},
-            show_default=False,
-            help="Map fields to your column names: text=sentence,label=y.",
-        )(function)
         return click.option(
             "--data",
             required=required,
             help="Folder with train/dev/test files, or one .jsonl[.gz], .csv, .tsv, .parquet, .txt.",
-        )(function)
+        )(columns(function))
 
     return decorate
+
+
+def columns(function: F) -> F:
+    """``--columns``, for data of any flag."""
+    return click.option(
+        "--columns",
+        type=COLUMNS,
+        default={},
+        show_default=False,
+        help="Map fields to your column names: text=sentence,label=y.",
+    )(function)
+
+
+def prune(function: F) -> F:
+    """``--prune-vocab``: the data whose tokens alone stay."""
+    return click.option(
+        "--prune-vocab",
+        default=None,
+        help="Keep only the tokens that this data's train part needs, single characters and special tokens.",
+    )(function)
 
 
 def out(text: str, *, required: bool = False) -> Callable[[F], F]:

@@ -1,4 +1,4 @@
-"""``edgebert resize``: a checkpoint with fewer layers, as a plain Hugging Face folder."""
+"""``edgebert resize``: a checkpoint with fewer layers or tokens, as a plain Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ from pathlib import Path
 
 import click
 
-from edgebert import stage
-from edgebert.build import check_output, kept_layers
+from edgebert import build
 from edgebert.cli import Document, command, flags
-from edgebert.cli.export import entry_of
+from edgebert.cli.export import entry_of, vocabulary
 from edgebert.cli.keeping import Told
-from edgebert.shaping import sizes
-from edgebert.shaping.checkpoint import open_checkpoint, shape_of
-from edgebert.shaping.depth import TruncateConfig, truncate
-from edgebert.training.data import read
 
 
 def _show(document: Document) -> str:
-    return "\n".join(f"{entry['layers']} layers, {entry['bytes'] / 1e6:.1f} MB" for entry in document["artifacts"])
+    lines = [f"{entry['layers']} layers, {entry['bytes'] / 1e6:.1f} MB" for entry in document["artifacts"]]
+    return "\n".join([*(line for entry in document["artifacts"] for line in vocabulary(entry)), *lines])
 
 
 @command("edgebert resize --model minilm --layers 3 -o minilm-3", _show)
 @flags.model
-@click.option("--layers", type=int, required=True, help="How many layers to keep.")
+@click.option("--layers", type=int, default=None, help="How many layers to keep [default: all].")
 @flags.keep
 @flags.data()
+@flags.prune
 @flags.out("Folder of the new checkpoint.", required=True)
 @flags.force
 def run(
-    model: str, layers: int, keep: str, data: str | None, columns: dict[str, str], out: Path, force: bool
+    model: str,
+    layers: int | None,
+    keep: str,
+    data: str | None,
+    prune_vocab: str | None,
+    columns: dict[str, str],
+    out: Path,
+    force: bool,
 ) -> Document:
-    """Write a shallower checkpoint: weights moved, config rewritten, head kept."""
-    source = open_checkpoint(model)
-    check_output(source, out)
+    """Write a smaller checkpoint: weights moved, config and tokenizer rewritten, head kept."""
     told = Told()
-    rows = read(data, columns) if data is not None else None
-    (kept,) = kept_layers(source, [layers], keep, rows, tell=told)
-    stage.require_space(out, sizes.weight_bytes(sizes.with_layers(shape_of(source), layers))["fp32"], "resize")
-    made = stage.run("truncate", truncate, source, TruncateConfig(kept), out, force=force)
+    made = build.resize(
+        model, out, layers, keep=keep, data=data, prune=prune_vocab, columns=columns, force=force, tell=told
+    )
     return {"artifacts": [entry_of(made)], **told.document}

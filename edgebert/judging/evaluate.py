@@ -54,7 +54,7 @@ def _encoded(model: Model, rows: Sequence[Row], reference: Model | None) -> Scor
         return spearman(cosine_rows(first, second), _labels(rows, float, "scores"))
     if reference is None:
         raise InputError("neither ratings nor a reference to judge an encoder by", "the data", "add text_b and label")
-    return agreement(_vectors(model, _texts(rows)), _vectors(reference, _texts(rows)))
+    return agreement(_vectors(model, texts_of(rows)), _vectors(reference, texts_of(rows)))
 
 
 def _vectors(model: Model, texts: Sequence[Text]) -> npt.NDArray[np.float32]:
@@ -136,5 +136,6 @@ _JUDGES: Mapping[str, Callable[[Model, Sequence[Row]], Scores]] = {
 }
 
 
-def _texts(rows: Sequence[Row]) -> list[Text]:
+def texts_of(rows: Sequence[Row]) -> list[str]:
+    """The texts of rows, both of a pair, one after the other."""
     return [part for row in rows for part in (row.text, row.text_b) if part is not None]

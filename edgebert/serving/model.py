@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -288,10 +288,18 @@ class Model:
         """Run length-sorted batches and put the rows back in the caller's order, one a text."""
         windows = [window for item in tokens for window in item.windows]
         result = np.empty((len(windows), width), dtype=np.float32)
-        for rows in batches(windows, MAX_BATCH_TOKENS):
+        for rows in self._groups(windows):
             feed = self.tokenizer.collate([windows[i] for i in rows])
             result[rows] = self._checked(finish(self.run(feed), feed), (len(rows), width))
         return result if len(windows) == len(tokens) else averaged(result, tokens, self.tokenizer.specials)
+
+    def _groups(self, windows: Sequence[Tokens]) -> Iterator[Sequence[int]]:
+        """Indices of the windows of each call."""
+        fixed = self.artifact.manifest.fixed
+        if fixed is None:
+            return batches(windows, MAX_BATCH_TOKENS)
+        # Every call costs the same, so that only full ones are worth it.
+        return (range(len(windows))[start : start + fixed[0]] for start in range(0, len(windows), fixed[0]))
 
     def _require(self, use: Use) -> None:
         if self._task.use != use:

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
-from edgebert.artifact import Artifact, parse_json
+from edgebert.artifact import Artifact
 from edgebert.errors import InputError, ItemError, UsageError
 from edgebert.spans import Place
 from edgebert.tasks import TASKS
-from edgebert.tokenizer import TOKENIZER, mapped_panics, mask_id, open_tokenizer
+from edgebert.tokenizer import TOKENIZER, mapped_panics, mask_id, open_tokenizer, pad_id
 
 Text = str | tuple[str, str]
 Batch = dict[str, npt.NDArray[np.int64]]
@@ -74,7 +74,7 @@ class TextTokenizer:
         self.specials = self._tokenizer.num_special_tokens_to_add(False)
         self._tokenizer.enable_truncation(self.max_length, strategy="longest_first")
         self._names = [spec.name for spec in artifact.manifest.inputs]
-        self._pad = _pad_id(artifact)
+        self._pad = pad_id(artifact)
         self._artifact = artifact
         self._points = TASKS[artifact.manifest.task].points
 
@@ -181,16 +181,7 @@ def _check_item(index: int, item: Any) -> None:
         raise ItemError(index, "a lone surrogate is not text") from None
 
 
-def _pad_id(artifact: Artifact) -> int:
-    where = str(artifact.path / "config.json")
-    config = parse_json(artifact.read("config.json"), where)
-    if "auto_map" in config:
-        raise InputError("the model asks to run its own code", where, "export it from a checkpoint without auto_map")
-    value = config.get("pad_token_id")
-    return value if type(value) is int and 0 <= value < artifact.manifest.architecture.vocab else 0
-
-
-def batches(items: Sequence[Tokens], max_tokens: int) -> Iterator[list[int]]:
+def batches(items: Sequence[Tokens], max_tokens: int) -> Iterator[Sequence[int]]:
     """Indices of ``items`` in batches of similar length, at most ``max_tokens`` each, padding included."""
     order = sorted(range(len(items)), key=lambda i: len(items[i]))
     batch: list[int] = []

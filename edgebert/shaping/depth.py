@@ -116,7 +116,7 @@ def truncate(source: Artifact, config: TruncateConfig, out: Path) -> Manifest:
     from safetensors.torch import save_file
 
     family = FAMILIES[source.manifest.architecture.family]
-    tensors = move_layers(_read_weights(source), family, config.keep)
+    tensors = move_layers(read_weights(source), family, config.keep)
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     hf_config = {**read_json(source.path / "config.json"), family.layers_key: len(config.keep)}
     (out / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", "utf-8")
@@ -173,7 +173,8 @@ def encoder_of(module: torch.nn.Module) -> torch.nn.Module:
     return encoder
 
 
-def _read_weights(source: Artifact) -> dict[str, torch.Tensor]:
+def read_weights(source: Artifact) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint, under the names they are stored by. Raises InputError for unreadable files."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

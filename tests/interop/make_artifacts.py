@@ -1,0 +1,48 @@
+"""Tiny artifacts of every family, task and precision, for others to load; our own vectors beside those of encoders.
+
+Runs in the project's environment. ``make interop`` calls it, and then ``check.py`` in an environment of theirs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import tiny
+
+from edgebert.build import export
+from edgebert.exporters import graph
+from edgebert.serving.model import load
+
+TEXTS = tiny.texts(12, seed=11)
+
+
+def main() -> None:
+    """Write the artifacts into the folder given on the command line."""
+    out = Path(sys.argv[1])
+    shutil.rmtree(out, ignore_errors=True)
+    for family in tiny.FAMILIES:
+        for task in tiny.TASKS:
+            name = f"{family}-{task}"
+            model = tiny.checkpoint(out / "models" / name, family, task)
+            _export(model, out / name)
+    # The same with its weights beside the graph, as big models have them.
+    graph.EXTERNAL_FROM_BYTES = 1000
+    _export(out / "models" / "bert-text-classification", out / "external")
+
+
+def _export(model: Path, out: Path) -> None:
+    for artifact in export(str(model), precision=("fp32", "int8"), out=out):
+        if artifact.manifest.labels:
+            continue
+        with load(artifact.path) as encoder:
+            np.savez(f"{artifact.path}.npz", texts=np.array(TEXTS), vectors=encoder.encode(TEXTS))
+
+
+if __name__ == "__main__":
+    main()
