@@ -28,7 +28,7 @@ from edgebert.serving.model import load
 pytestmark = pytest.mark.xdist_group("exports")
 
 
-@pytest.mark.parametrize(("family", "task"), list(zip(("bert", "roberta"), tiny.TASKS, strict=True)))
+@pytest.mark.parametrize(("family", "task"), list(zip(("bert", "roberta"), tiny.TASKS[:2], strict=True)))
 def test_weights_beside_the_graph_go_the_whole_way(
     family: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
