@@ -126,6 +126,18 @@ def test_other_files_with_ids_follow(tmp_path: Path) -> None:
         assert after["vocab"][token["content"]] == int(number)
 
 
+def test_a_padding_and_truncation_of_its_own_stay(tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "model")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding(pad_id=4, pad_token="[MASK]", length=5)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    made = pruned(open_checkpoint(str(folder)), tmp_path)
+    after = json.loads((made.path / "tokenizer.json").read_text("utf-8"))
+    assert after["truncation"]["max_length"] == 5
+    assert after["padding"]["pad_id"] == after["model"]["vocab"]["[MASK]"]
+
+
 def with_tokenizer(folder: Path, tokenizer: Tokenizer, family: str) -> Artifact:
     """A checkpoint whose words are those of a tokenizer; its special tokens are the tiny one's."""
     tiny.checkpoint(folder, family, layers=1)
@@ -224,3 +236,18 @@ def test_the_commands_prune(tmp_path: Path) -> None:
     assert before == {path: path.read_bytes() for path in model.iterdir() if path.is_file()}
     with pytest.raises(UsageError, match="nothing to change"):
         build.resize(str(model), tmp_path / "same")
+
+
+def test_minilm_keeps_its_vectors(minilm: str, shared: Path, tmp_path: Path) -> None:
+    source, rows = open_checkpoint(minilm), read(shared / "data" / "sst2_sent")
+    made = build.pruned(source, rows, tmp_path / "pruned")
+    texts = [row.text for row in rows.train[:8]]
+    vectors = []
+    for artifact in (source, made):
+        tokenizer = TextTokenizer(artifact)
+        vectors.append(reference_session(artifact).run(tokenizer.collate(tokenizer.encode(texts))))
+    assert vectors[0]["last_hidden_state"].tobytes() == vectors[1]["last_hidden_state"].tobytes()
+    loss = made.manifest.checks["vocab"]
+    assert loss["bytes_after"] < 0.8 * loss["bytes_before"]
+    assert 0 < loss["changed"] < 0.5
+    assert loss["unknown_after"] < 0.001

@@ -81,6 +81,9 @@ def prune_vocab(
     _write_json(out / "config.json", {**_with_new_ids(hf_config, new_ids), "vocab_size": len(kept)})
     _write_weights(source, family, kept, out)
     after = Tokenizer.from_str(json.dumps(document))
+    # Some checkpoints (MiniLM's among them) store a fixed padding and a truncation of their own.
+    after.no_padding()
+    after.no_truncation()
     if any(old != new for old, new in _both(before, after, kept, texts)):
         raise RuntimeError("pruning changed the tokens of a text that it was made for")
     loss = Loss(
