@@ -27,6 +27,7 @@ from edgebert.runtimes.reference import reference_session
 from edgebert.runtimes.session import SessionConfig
 from edgebert.serving.model import Model, load
 from edgebert.serving.tokens import Overflow, Text, TextTokenizer
+from edgebert.tasks import TASKS
 
 pytestmark = pytest.mark.xdist_group("exports")
 
@@ -52,7 +53,14 @@ def fixed(exports: Exports, family: str, task: str, precision: str = "fp32") -> 
 
 
 def answers(model: Model, texts: list[Text]) -> np.ndarray:
-    return model.logits(texts) if model.artifact.manifest.labels else model.encode(texts)
+    """What the task answers: a row a text, or one for each of its tokens."""
+    use = TASKS[model.artifact.manifest.task].use
+    if use == "predict":
+        return model.logits(texts)
+    if use == "encode":
+        return model.encode(texts)
+    feed = model.tokenizer.collate(model.tokenize(texts))
+    return model.run(feed)[feed["attention_mask"] == 1]
 
 
 @each_pair

@@ -34,7 +34,7 @@ Document = dict[str, Any]
 
 _TEXTS_AT_ONCE = 1000
 # The heads of masked language models, whose rows are tokens too.
-_TOKEN_HEADS = re.compile(r"(^|\.)(predictions|lm_head|vocab_projector)\.")
+_TOKEN_HEADS = re.compile(r"(^|\.)(predictions|lm_head|generator_lm_head|vocab_projector)\.")
 _TOKEN_ID = re.compile(r"\w+_token_id")
 
 
