@@ -60,7 +60,8 @@ def answers(model: Model, texts: list[Text]) -> np.ndarray:
     if use == "encode":
         return model.encode(texts)
     feed = model.tokenizer.collate(model.tokenize(texts))
-    return model.run(feed)[feed["attention_mask"] == 1]
+    tokens: np.ndarray = model.run(feed)[feed["attention_mask"] == 1]
+    return tokens
 
 
 @each_pair
