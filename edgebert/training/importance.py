@@ -152,7 +152,11 @@ class _Probe:
 
     def _entered(self, state: Tensor, layers: Sequence[int], batch: Mapping[str, Tensor]) -> Outputs:
         """The answer where ``state`` takes the embeddings' place and only ``layers`` run; with none, the head's."""
-        hook = encoder_of(self.module).get_submodule("embeddings").register_forward_hook(lambda *_: state)
+        parts = dict(encoder_of(self.module).named_modules())
+        # Where embeddings are narrower than the layers, what widens them is the last thing before the layers.
+        widening = (self.family.projection or "").rpartition(".")[0]
+        last = parts[widening if widening in parts else "embeddings"]
+        hook = last.register_forward_hook(lambda *_: state)
         try:
             with only_layers(self.module, self.family, layers):
                 return forward(self.module, batch, self.pooling, hidden=False)
