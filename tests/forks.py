@@ -7,6 +7,7 @@ that matter.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -107,6 +108,10 @@ def _serve(model: str, *outputs: str) -> None:
     for module in ("edgebert.choosing.report", "edgebert.choosing.sweep", "edgebert.training.trainer"):
         import_module(module)
     remember_trace(model)
+    # What the imports and the trace left behind must not be swept up in a child: a Ctrl-C that comes while Python
+    # calls back its weak references is lost.
+    gc.collect()
+    gc.freeze()
     _say("ready")
     for line in sys.stdin:
         for path in outputs:

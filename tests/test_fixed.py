@@ -82,7 +82,9 @@ def test_int8_is_as_close_as_ever(family: str, task: str, exports: Exports) -> N
     run = parity.runner(reference_session(exports.checkpoint(family, task)), exact)
     truth = parity.outputs(run, batches, TASKS[task].compared)
     line, _ = parity.onnx_stage("int8", truth, rounded, batches)
-    assert line.ok
+    # Whether the likeliest of random weights' guesses changes is chance.
+    assert line.max_abs_error <= line.tolerance
+    assert line.cosine >= line.min_cosine
     assert rounded.manifest.checks["integer"]["float"] == []
 
 

@@ -154,7 +154,7 @@ class _Probe:
         """The answer where ``state`` takes the embeddings' place and only ``layers`` run; with none, the head's."""
         parts = dict(encoder_of(self.module).named_modules())
         # Where embeddings are narrower than the layers, what widens them is the last thing before the layers.
-        widening = (self.family.projection or "").rpartition(".")[0]
+        widening = (self.family.projection or "embeddings.weight").rpartition(".")[0]
         last = parts[widening if widening in parts else "embeddings"]
         hook = last.register_forward_hook(lambda *_: state)
         try:

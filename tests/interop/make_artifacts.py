@@ -1,4 +1,4 @@
-"""Tiny artifacts of every family, task and precision, for others to load; our own vectors beside those of encoders.
+"""Tiny classifiers and encoders of every family and precision, for others to load; our own vectors beside encoders.
 
 Runs in the project's environment. ``make interop`` calls it, and then ``check.py`` in an environment of theirs.
 """
@@ -27,7 +27,7 @@ def main() -> None:
     out = Path(sys.argv[1])
     shutil.rmtree(out, ignore_errors=True)
     for family in tiny.FAMILIES:
-        for task in tiny.TASKS:
+        for task in tiny.TASKS[:2]:
             name = f"{family}-{task}"
             model = tiny.checkpoint(out / "models" / name, family, task)
             _export(model, out / name)
