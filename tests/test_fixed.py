@@ -35,9 +35,7 @@ BATCH, SEQUENCE = 4, 16
 TEXTS: list[Text] = list(tiny.texts(9, seed=5, longest=12))
 LONG: list[Text] = list(tiny.texts(5, seed=6, longest=40))
 
-each_pair = pytest.mark.parametrize(
-    ("family", "task"), [(family, task) for family in tiny.FAMILIES for task in tiny.TASKS]
-)
+each_pair = pytest.mark.parametrize(("family", "task"), tiny.PAIRS)
 
 
 def fixed(exports: Exports, family: str, task: str, precision: str = "fp32") -> Artifact:

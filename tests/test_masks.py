@@ -28,9 +28,7 @@ WIDTH = 17
 WAYS = (("cpu", "fp32"), ("cpu", "int8"), ("torch", "fp32"))
 
 each_way = pytest.mark.parametrize(("target", "precision"), WAYS)
-each_model = pytest.mark.parametrize(
-    ("family", "task"), [(family, task) for family in tiny.FAMILIES for task in tiny.TASKS]
-)
+each_model = pytest.mark.parametrize(("family", "task"), tiny.PAIRS)
 
 
 def open_session(exports: Exports, family: str, task: str, target: str, precision: str) -> Session:
@@ -178,7 +176,7 @@ WRONG: dict[str, tuple[str, Callable[[dict[str, Int]], dict[str, Any]]]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 @each_way
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_what_an_engine_would_misread_is_refused(
     family: str, target: str, precision: str, case: str, exports: Exports
 ) -> None:
