@@ -182,11 +182,13 @@ def _conditions(conditions: Mapping[str, Any]) -> dict[str, str]:
         "stolen by the host": f"{conditions['steal']:.1%} of the CPU time",
         "other programs": f"{conditions['background']:.1%} of the CPU time",
         "throttled": f"{conditions['throttled']} times",
-        "sharing small work": _sharing(conditions["sharing"]),
+        "sharing small work": _sharing(conditions.get("sharing")),
     }
 
 
-def _sharing(cost: float) -> str:
+def _sharing(cost: float | None) -> str:
+    if cost is None:
+        return "not measured"
     return f"{cost:.2f} times the duration on one thread" if cost else "one thread shares nothing"
 
 

@@ -142,7 +142,8 @@ def calm(conditions: Document) -> str:
 
 
 def _sharing(conditions: Document) -> str:
-    cost = conditions["sharing"]
+    # Fits of an edgebert that did not measure it have none.
+    cost = conditions.get("sharing")
     return f", sharing small work costs {cost:.2f} times one thread" if cost else ""
 
 

@@ -38,11 +38,10 @@ def text_of(row: Row) -> Text:
 def evaluate(model: Model, rows: Sequence[Row], reference: Model | None = None) -> Scores:
     """Scores of ``model`` on ``rows``, by the metric of its task's problem.
 
-    A classifier: accuracy, or micro F1 where texts have several labels. A tagger: F1 of entities. A masked model: the
-    share of hidden tokens it guesses. A regression:
-    Spearman's rank correlation. An encoder: the same of its vectors' cosines with the rated pairs, or, where rows
-    are not rated, the cosine with the ``reference`` encoder's vectors. Raises InputError where the rows do not
-    allow any of these.
+    A classifier: accuracy, or micro F1 where texts have several labels. A tagger: F1 of entities. A masked model:
+    the share of hidden tokens it guesses. A regression: Spearman's rank correlation. An encoder: the same of its
+    vectors' cosines with the rated pairs, or, where rows are not rated, the cosine with the ``reference`` encoder's
+    vectors. Raises InputError where the rows do not allow any of these.
     """
     judge = _JUDGES.get(problem_of(model.artifact.manifest).data)
     return judge(model, rows) if judge else _encoded(model, rows, reference)
