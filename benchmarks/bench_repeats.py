@@ -24,8 +24,8 @@ from common import heading
 from edgebert.choosing.journal import Journal
 from edgebert.machine import allowed_threads
 
-# Ratios are made of the rounds with the CPUs together, where there are five of the twenty.
-MOST_APART_FOR_RATIOS = 0.75
+# Ratios are made of the rounds with the CPUs together, where there are five of at most forty.
+MOST_APART_FOR_RATIOS = 0.875
 NAIVE = """
 import json, statistics, sys, time
 import edgebert

@@ -15,7 +15,7 @@ import pytest
 from tiny import TASKS, Exports, texts
 
 from edgebert.errors import EdgebertError, InputError
-from edgebert.judging.bench import measure
+from edgebert.judging.bench import _Probe, measure
 from edgebert.judging.conditions import Conditions
 from edgebert.judging.latency import BenchConfig, Contender, Latency, Measurement
 from edgebert.machine import allowed_threads
@@ -92,6 +92,23 @@ def test_a_measurement_for_a_p95_has_fresh_processes_several_times(exports: Expo
     tails = [latency.p95_high / latency.p95 for latency in (first, second) if latency.p95 and latency.p95_high]
     assert tails == pytest.approx([tails[0]] * 2)
     assert len(seen) == 6
+
+
+@pytest.mark.xdist_group("exports")
+@pytest.mark.parametrize(("apart", "rounds", "compared"), [(0, 8, 8), (7, 12, 5), (100, 16, 16)])
+def test_a_measurement_goes_on_for_rounds_with_the_cpus_together(
+    exports: Exports, monkeypatch: pytest.MonkeyPatch, apart: int, rounds: int, compared: int
+) -> None:
+    costs = iter([1.3] * apart + [0.7] * 100)
+    monkeypatch.setattr(_Probe, "cost", lambda _: next(costs))
+    contender = Contender(exports.artifact("bert", TASKS[0]).path, "cpu")
+    found = measure([contender], texts(30), BenchConfig(threads=1, samples=200, rounds=8, sittings=4))
+    (latency,) = found.results
+    assert isinstance(latency, Latency)
+    assert found.conditions
+    # The cost of a round is the worse of those before and after it.
+    assert found.conditions.apart == min(apart, rounds) / rounds
+    assert len(latency.rounds) == compared
 
 
 @pytest.mark.xdist_group("exports")

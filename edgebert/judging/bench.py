@@ -13,7 +13,7 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,7 @@ from edgebert.child import Child, ChildFailed
 from edgebert.errors import EdgebertError, EnvironmentMissing, InputError
 from edgebert.judging.conditions import Watch
 from edgebert.judging.latency import SAMPLES_FOR_P95, BenchConfig, Contender, Latency, Measurement
-from edgebert.judging.rounds import deal, paired_ratio, repeat_interval, together
+from edgebert.judging.rounds import deal, enough_together, paired_ratio, repeat_interval, together
 from edgebert.progress import bar
 from edgebert.runtimes.session import SessionConfig
 from edgebert.serving.tokens import Text
@@ -37,6 +37,8 @@ _SETTLE_SECONDS = 0.02
 # takes some ticks of 4 ms to spread them; caches belong to the candidate before.
 _WARM_MS = 60.0
 _LATENCY_WORKER, _SHARING_WORKER = "edgebert.judging.latency_worker", "edgebert.judging.sharing_worker"
+# How many times the rounds asked for are run at most where sharing work among threads lost in nearly all of them.
+_MOST_TIMES = 2
 # What the slowest candidate's turn should last at least, and how many calls that may add up to.
 _TURN_MS = 15.0
 _MOST_UNASKED = 2000
@@ -103,20 +105,28 @@ class _Run:
         rounds = min(self._config.rounds, self._config.samples)
         # Too few calls for a p95 do not deserve several processes.
         sittings = self._config.sittings if self._config.samples >= SAMPLES_FOR_P95 else 1
+        most = rounds if sittings == 1 else _MOST_TIMES * rounds
         with ExitStack() as stack, ExitStack() as sitting:
             probe = _Probe(stack, self._config)
             before = probe.cost()
-            for number in bar(range(rounds), "measuring"):
+            for number in bar(self._numbers(rounds, most), "measuring", rounds):
                 if number % math.ceil(rounds / sittings) == 0:
                     sitting.close()
                     self._start(sitting)
                 if not self.whole:
                     return
                 with self.watch.over([*probe.pids, *(entrant.pid for entrant in self.whole)]):
-                    self._round(self._hands[number])
+                    self._round(self._hands[number % rounds])
                     after = probe.cost()
                 self.sharing.append(max(before, after))
                 before = after
+
+    def _numbers(self, rounds: int, most: int) -> Iterator[int]:
+        """Of the rounds: as many as asked for, and more while those to compare candidates by are too few."""
+        for number in range(most):
+            if number >= rounds and enough_together(self.sharing):
+                return
+            yield number
 
     def _start(self, sitting: ExitStack) -> None:
         for entrant in self.whole:

@@ -79,8 +79,16 @@ def together(sharing: Sequence[float]) -> list[int]:
 
     ``sharing`` holds each round's cost of it (see ``speed.py``). All rounds, where the others are too few.
     """
-    gained = [place for place, cost in enumerate(sharing) if cost <= MOST_SHARING]
-    return gained if len(gained) >= _FEWEST_ROUNDS else list(range(len(sharing)))
+    return _gained(sharing) if enough_together(sharing) else list(range(len(sharing)))
+
+
+def enough_together(sharing: Sequence[float]) -> bool:
+    """Whether sharing gained in rounds enough to compare candidates by."""
+    return len(_gained(sharing)) >= _FEWEST_ROUNDS
+
+
+def _gained(sharing: Sequence[float]) -> list[int]:
+    return [place for place, cost in enumerate(sharing) if cost <= MOST_SHARING]
 
 
 @dataclass(frozen=True)
