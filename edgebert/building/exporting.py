@@ -19,7 +19,7 @@ import numpy as np
 
 from edgebert import stage
 from edgebert.artifact import Artifact, Manifest
-from edgebert.building.places import bytes_needed, check_output, check_places, depth_name, workplace
+from edgebert.building.places import bytes_needed, check_free, check_output, depth_name, workplace
 from edgebert.building.resizing import kept_layers, pruned
 from edgebert.errors import CheckFailed, UsageError
 from edgebert.exporters.seal import SealConfig, seal
@@ -212,7 +212,7 @@ def export(
     rows = read(data, columns) if data is not None else None
     keeps = kept_layers(source, wanted, keep, rows, tell=tell)
     jobs = [(kept, way, Path(out) / (_name(name, kept, *way) + graph.suffix)) for kept in keeps for way in ways]
-    check_places([path for _, _, path in jobs], Path(out), force=force)
+    check_free([path for _, _, path in jobs], Path(out), force=force)
     needed = bytes_needed(source, [len(kept) for kept in keeps], [p for _, p in ways])
     needed += 0 if prune is None else sizes.weight_bytes(shape_of(source))["fp32"]
     stage.require_space(Path(out), needed, "export")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from edgebert import stage
 from edgebert.artifact import Artifact
@@ -41,7 +40,7 @@ def check_output(source: Artifact, out: Path) -> None:
         raise UsageError("output folder is the checkpoint itself", str(out), "choose another with -o")
 
 
-def check_places(paths: Sequence[Path], out: Path, *, force: bool) -> None:
+def check_free(paths: Sequence[Path], out: Path, *, force: bool) -> None:
     """Raise UsageError where a result is asked for twice, or exists and may not be replaced."""
     if len(set(paths)) != len(paths):
         raise UsageError("the same artifact is asked for twice", str(out), "list each depth, target and precision once")
@@ -52,14 +51,13 @@ def check_places(paths: Sequence[Path], out: Path, *, force: bool) -> None:
 
 
 @contextmanager
-def workplace(out: Path) -> Any:
+def workplace(out: Path) -> Iterator[Path]:
     """A folder for intermediate artifacts on the same disk, gone afterwards, however it ends."""
     created = [folder for folder in (out, *out.parents) if not folder.exists()]
-    scratch = out / "work"
     out.mkdir(parents=True, exist_ok=True)
     stage.recover_all(out)
     try:
-        with stage.scratch(scratch) as work:
+        with stage.scratch(out / "work") as work:
             yield work
     finally:
         for folder in created:
