@@ -20,7 +20,6 @@ from edgebert.artifact import Artifact
 from edgebert.errors import InputError, ItemError
 from edgebert.serving.model import load
 
-pytestmark = pytest.mark.xdist_group("exports")
 TEXTS = texts(12, seed=5)
 
 
