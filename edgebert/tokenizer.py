@@ -10,9 +10,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from edgebert.artifact import Artifact, parse_json
+from edgebert.artifact import Artifact
 from edgebert.errors import InputError
 from edgebert.families import TokenizerParts, family_of
+from edgebert.strict_json import parse_json
 
 TOKENIZER = "tokenizer.json"
 

@@ -13,12 +13,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+from once import once_traced
 
 from edgebert.artifact import Artifact
 from edgebert.cli import main
@@ -26,6 +28,8 @@ from edgebert.exporters import graph
 from edgebert.exporters.signature import OPSET
 from edgebert.shaping.checkpoint import open_checkpoint
 
+# The variable that names the folder of this session's traces, here and in the programs that tests start.
+TRACES = "EDGEBERT_TEST_TRACES"
 ROOT = Path(__file__).resolve().parent.parent
 ERROR = re.compile(r"error: \S.*?: \S.*?: \S.*")
 
@@ -71,19 +75,21 @@ def one_cpu() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-_traces: dict[object, graph.Template] = {}
+_TRACE = graph.trace
+_traces: dict[str, graph.Template] = {}
 
 
 @contextlib.contextmanager
 def one_trace_per_shape() -> Iterator[None]:
-    """Tracing takes seconds and depends on the shape alone: done once for all commands of this process."""
-    original = graph.trace
+    """Tracing takes seconds and depends on the shape alone: done once for all that a session's processes export."""
 
     def trace(source: Artifact, opset: int = OPSET) -> graph.Template:
         key = source.manifest.task, source.manifest.architecture, len(source.manifest.labels), opset
-        if key not in _traces:
-            _traces[key] = original(source, opset)
-        return _traces[key]
+        name = f"{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.trace"
+        if name not in _traces:
+            path = Path(os.environ[TRACES]) / name
+            _traces[name] = once_traced(path, partial(_TRACE, source, opset))
+        return _traces[name]
 
     with mock.patch.object(graph, "trace", trace):
         yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,11 +58,36 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
-    """Tiny exported artifacts, traced once a session: `xdist_group("exports")` keeps their tests together."""
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what all workers of this session share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traces(common: Path) -> None:
+    os.environ["EDGEBERT_TEST_TRACES"] = str(common)
+
+
+@pytest.fixture(scope="session")
+def exports(common: Path) -> Exports:
+    """Tiny exported artifacts, each made once a session."""
     from tiny import Exports
 
-    return Exports(tmp_path_factory.mktemp("exports"))
+    folder = common / "exports"
+    folder.mkdir(exist_ok=True)
+    return Exports(folder)
+
+
+@pytest.fixture(scope="module")
+def one_trace() -> Iterator[None]:
+    """One trace a shape also for what a module's tests build in Python."""
+    from commands import one_trace_per_shape
+
+    with one_trace_per_shape():
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

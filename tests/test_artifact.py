@@ -29,12 +29,11 @@ from edgebert.artifact import (
     Pooling,
     Step,
     TensorSpec,
-    canonical_json,
-    parse_json,
     safe_name,
 )
 from edgebert.errors import EnvironmentMissing, InputError
 from edgebert.files import private_folder
+from edgebert.strict_json import canonical_json, parse_json
 
 # What RFC 8785 can write: text without lone surrogates, integers that a double holds.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -25,8 +25,6 @@ from edgebert.exporters.streamed import save_streamed
 from edgebert.graph_guard import EXTERNAL, inspect
 from edgebert.serving.model import load
 
-pytestmark = pytest.mark.xdist_group("exports")
-
 
 @pytest.mark.parametrize(("family", "task"), list(zip(("bert", "roberta"), tiny.TASKS[:2], strict=True)))
 def test_weights_beside_the_graph_go_the_whole_way(

@@ -14,6 +14,8 @@ from edgebert.serving.model import load
 from edgebert.serving.tokens import TextTokenizer
 from edgebert.shaping.checkpoint import open_checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_trace")
+
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_checkpoints_of_one_shape_never_share_what_was_made(precision: str, tmp_path: Path) -> None:

@@ -16,8 +16,6 @@ from edgebert import stage
 from edgebert.artifact import MANIFEST, Artifact, Manifest
 from edgebert.cli import _COMMANDS
 
-pytestmark = pytest.mark.xdist_group("cli")
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

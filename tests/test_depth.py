@@ -52,8 +52,7 @@ def hidden_states(source: Artifact) -> tuple[torch.Tensor, ...]:
     return states
 
 
-@pytest.mark.parametrize("task", tiny.TASKS)
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize(("family", "task"), tiny.PAIRS)
 def test_the_last_hidden_state_is_the_full_models_own(
     family: str, task: str, models: dict[tuple[str, str], Artifact], tmp_path: Path
 ) -> None:
@@ -96,8 +95,7 @@ def test_each_layer_moves_whole(
     load_module(made)
 
 
-@pytest.mark.parametrize("task", tiny.TASKS)
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize(("family", "task"), tiny.PAIRS)
 @pytest.mark.parametrize("keep", [(0, 1), (0, 2), (3,), (1, 3), (3, 1, 0)])
 def test_gaps_compute_what_the_full_model_computes_without_the_others(
     keep: tuple[int, ...], family: str, task: str, models: dict[tuple[str, str], Artifact], tmp_path: Path

@@ -22,8 +22,6 @@ from tiny import checkpoint, labelled
 from edgebert.cli import _COMMANDS
 from edgebert.errors import translate
 
-pytestmark = pytest.mark.xdist_group("environment")
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -26,7 +26,8 @@ from edgebert.shaping.sizes import weight_bytes
 from edgebert.training.data import Row
 from edgebert.training.plan import TrainConfig
 
-pytestmark = pytest.mark.xdist_group("exports")
+pytestmark = pytest.mark.usefixtures("one_trace")
+
 TASK = "fill-mask"
 
 

@@ -28,8 +28,6 @@ from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.shaping.depth import TruncateConfig, truncate
 from edgebert.tasks import TASKS
 
-pytestmark = pytest.mark.xdist_group("exports")
-
 CLASSIFIER = ("bert", "text-classification")
 LONGEST = 33
 

@@ -23,7 +23,7 @@ from edgebert.errors import InputError
 from edgebert.graph_guard import inspect
 from edgebert.serving.model import load
 
-pytestmark = pytest.mark.xdist_group("exports")
+pytestmark = pytest.mark.usefixtures("one_trace")
 MOST_SECONDS, MOST_BYTES = 5.0, 500_000_000
 
 # One process for all, which has loaded a sound artifact before: what it then holds at most is its own doing.

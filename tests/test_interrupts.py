@@ -18,8 +18,6 @@ from forks import Forks
 
 from edgebert.artifact import Artifact
 
-pytestmark = pytest.mark.xdist_group("interrupts")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_cpu() -> Iterator[None]:

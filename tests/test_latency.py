@@ -21,7 +21,6 @@ from edgebert.judging.latency import BenchConfig, Contender, Latency, Measuremen
 from edgebert.machine import allowed_threads
 
 
-@pytest.mark.xdist_group("exports")
 def test_candidates_are_measured_together_and_a_broken_one_is_a_value(exports: Exports, tmp_path: Path) -> None:
     # One that dies while the others go on: its graph is cut short.
     sound = exports.artifact("bert", TASKS[0])
@@ -61,7 +60,6 @@ def test_candidates_are_measured_together_and_a_broken_one_is_a_value(exports: E
     assert Latency.from_dict(json.loads(json.dumps(dataclasses.asdict(third)))) == third
 
 
-@pytest.mark.xdist_group("exports")
 def test_where_calls_are_slow_all_make_fewer_but_enough_for_a_p95(exports: Exports) -> None:
     contenders = [Contender(exports.artifact("bert", task).path, "cpu") for task in TASKS]
     found = measure(contenders, texts(30, seed=1), BenchConfig(threads=1, samples=300, seconds=0.001))
@@ -72,7 +70,6 @@ def test_where_calls_are_slow_all_make_fewer_but_enough_for_a_p95(exports: Expor
         assert result.p95 is not None
 
 
-@pytest.mark.xdist_group("exports")
 def test_a_measurement_for_a_p95_has_fresh_processes_several_times(exports: Exports) -> None:
     contenders = [Contender(exports.artifact("bert", task).path, "cpu") for task in TASKS[:2]]
     seen = set()
@@ -94,7 +91,6 @@ def test_a_measurement_for_a_p95_has_fresh_processes_several_times(exports: Expo
     assert len(seen) == 6
 
 
-@pytest.mark.xdist_group("exports")
 @pytest.mark.parametrize(("apart", "rounds", "compared"), [(0, 8, 8), (7, 12, 5), (100, 16, 16)])
 def test_a_measurement_goes_on_for_rounds_with_the_cpus_together(
     exports: Exports, monkeypatch: pytest.MonkeyPatch, apart: int, rounds: int, compared: int
@@ -111,7 +107,6 @@ def test_a_measurement_goes_on_for_rounds_with_the_cpus_together(
     assert len(latency.rounds) == compared
 
 
-@pytest.mark.xdist_group("exports")
 @pytest.mark.skipif(allowed_threads() < 2, reason="one thread shares nothing")
 def test_the_cost_of_sharing_is_told_with_the_conditions(exports: Exports) -> None:
     contenders = [Contender(exports.artifact("bert", TASKS[0]).path, "cpu")]
@@ -144,7 +139,6 @@ def workers() -> list[psutil.Process]:
     return [child for *_, child in sorted(found, key=lambda entry: entry[:2])]
 
 
-@pytest.mark.xdist_group("exports")
 def test_a_worker_that_is_killed_is_a_value(exports: Exports, tmp_path: Path) -> None:
     sound = exports.artifact("bert", TASKS[0])
     marked = Path(shutil.copytree(sound.path, tmp_path / "marked for death"))

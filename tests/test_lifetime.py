@@ -20,7 +20,6 @@ from edgebert.artifact import Artifact
 from edgebert.errors import InputError, ItemError
 from edgebert.serving.model import load
 
-pytestmark = pytest.mark.xdist_group("exports")
 TEXTS = texts(12, seed=5)
 
 
@@ -154,12 +153,16 @@ def test_on_one_cpu_no_more_than_one_thread_computes(exports: Exports) -> None:
     assert after <= 2
 
 
+def copy_with_weights_beside(sound: Artifact, folder: Path) -> None:
+    for name in ("edgebert.json", *sound.manifest.files):
+        (folder / name).write_bytes((sound.path / name).read_bytes())
+    graph = onnx_ir.load(sound.path / "model.onnx")
+    onnx_ir.save(graph, folder / "model.onnx", external_data="model.onnx_data")
+
+
 def test_weights_beside_the_graph_are_the_bytes_that_were_checked(exports: Exports, tmp_path: Path) -> None:
     sound = exports.artifact("bert", TASKS[0])
-    for name in ("edgebert.json", *sound.manifest.files):
-        (tmp_path / name).write_bytes((sound.path / name).read_bytes())
-    graph = onnx_ir.load(sound.path / "model.onnx")
-    onnx_ir.save(graph, tmp_path / "model.onnx", external_data="model.onnx_data")
+    copy_with_weights_beside(sound, tmp_path)
     relist(tmp_path)
     assert "model.onnx_data" in Artifact.open(tmp_path).manifest.files
     with load(sound.path, threads=1) as model:
@@ -175,10 +178,7 @@ def test_weights_beside_the_graph_are_the_bytes_that_were_checked(exports: Expor
 
 def test_weights_beside_the_graph_may_not_be_cut(exports: Exports, tmp_path: Path) -> None:
     sound = exports.artifact("bert", TASKS[0])
-    for name in ("edgebert.json", *sound.manifest.files):
-        (tmp_path / name).write_bytes((sound.path / name).read_bytes())
-    graph = onnx_ir.load(sound.path / "model.onnx")
-    onnx_ir.save(graph, tmp_path / "model.onnx", external_data="model.onnx_data")
+    copy_with_weights_beside(sound, tmp_path)
     content = (tmp_path / "model.onnx_data").read_bytes()
     (tmp_path / "model.onnx_data").write_bytes(content[:-1000])
     relist(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,6 @@ from edgebert.runtimes.reference import reference_session
 from edgebert.runtimes.session import Session, SessionConfig
 from edgebert.tasks import TASKS
 
-pytestmark = pytest.mark.xdist_group("exports")
-
 Int = npt.NDArray[np.int64]
 # Cut, so that it is an artifact on target torch as well.
 LAYERS = 2
@@ -31,11 +30,31 @@ each_way = pytest.mark.parametrize(("target", "precision"), WAYS)
 each_model = pytest.mark.parametrize(("family", "task"), tiny.PAIRS)
 
 
-def open_session(exports: Exports, family: str, task: str, target: str, precision: str) -> Session:
-    torch = target == "torch"
-    artifact = exports.checkpoint(family, task, LAYERS) if torch else exports.artifact(family, task, LAYERS, precision)
-    session: Session = target_named(target).resolve()(artifact, SessionConfig(threads=1))
-    return session
+class Sessions:
+    """Sessions on the tiny models, each opened once: none may remember what it was given."""
+
+    def __init__(self, exports: Exports) -> None:
+        self.exports = exports
+        self.reference = cache(self._reference)
+        self.on = cache(self._on)
+
+    def source(self, family: str, task: str) -> Artifact:
+        return self.exports.checkpoint(family, task, LAYERS)
+
+    def _reference(self, family: str, task: str) -> Session:
+        return reference_session(self.source(family, task))
+
+    def _on(self, target: str, precision: str, family: str, task: str) -> Session:
+        artifact = self.source(family, task)
+        if target != "torch":
+            artifact = self.exports.artifact(family, task, LAYERS, precision)
+        session: Session = target_named(target).resolve()(artifact, SessionConfig(threads=1))
+        return session
+
+
+@pytest.fixture(scope="module")
+def sessions(exports: Exports) -> Sessions:
+    return Sessions(exports)
 
 
 def feed_of(source: Artifact, mask: Int, seed: int = 0) -> dict[str, Int]:
@@ -94,26 +113,26 @@ def assert_right(precision: str, expected: Float, actual: Float, mask: Int) -> N
 @each_model
 @pytest.mark.parametrize("name", MASKS)
 def test_every_mask_gives_what_pytorch_gives(
-    name: str, family: str, task: str, target: str, precision: str, exports: Exports
+    name: str, family: str, task: str, target: str, precision: str, sessions: Sessions
 ) -> None:
-    source, mask = exports.checkpoint(family, task, LAYERS), MASKS[name]()
-    session, output = open_session(exports, family, task, target, precision), TASKS[task].outputs[0].name
+    source, mask = sessions.source(family, task), MASKS[name]()
+    session, output = sessions.on(target, precision, family, task), TASKS[task].outputs[0].name
     feed = feed_of(source, mask)
     # The same with tokens under the mask: roberta counts its positions by these, and so must we.
     full = {**feed_of(source, np.ones_like(mask), seed=1), "attention_mask": mask}
     for given in (feed, full):
-        expected = reference_session(source).run(given)[output]
+        expected = sessions.reference(family, task).run(given)[output]
         assert_right(precision, expected, session.run(given)[output], mask)
 
 
 @each_way
 @each_model
 def test_sides_and_holes_are_not_the_same_thing(
-    family: str, task: str, target: str, precision: str, exports: Exports
+    family: str, task: str, target: str, precision: str, sessions: Sessions
 ) -> None:
     # What the tests above would not see, were a mask never looked at.
-    source = exports.checkpoint(family, task, LAYERS)
-    session = open_session(exports, family, task, target, precision)
+    source = sessions.source(family, task)
+    session = sessions.on(target, precision, family, task)
     feed = feed_of(source, np.ones((5, WIDTH), dtype=np.int64))
     plain = session.run(feed)[TASKS[task].outputs[0].name]
     for mask in (right(), holes()):
@@ -124,16 +143,16 @@ def test_sides_and_holes_are_not_the_same_thing(
 @each_way
 @each_model
 def test_a_row_without_tokens_is_finite_and_leaves_the_others_alone(
-    family: str, task: str, target: str, precision: str, exports: Exports
+    family: str, task: str, target: str, precision: str, sessions: Sessions
 ) -> None:
-    source, mask = exports.checkpoint(family, task, LAYERS), right()
-    session, output = open_session(exports, family, task, target, precision), TASKS[task].outputs[0].name
+    source, mask = sessions.source(family, task), right()
+    session, output = sessions.on(target, precision, family, task), TASKS[task].outputs[0].name
     mask[2] = 0
     feed = feed_of(source, np.maximum(mask, np.eye(5, WIDTH, k=-2, dtype=np.int64)))
     masked = {**feed, "attention_mask": mask}
     actual = session.run(masked)[output]
     assert np.isfinite(actual).all()
-    assert_right(precision, reference_session(source).run(masked)[output], actual, mask)
+    assert_right(precision, sessions.reference(family, task).run(masked)[output], actual, mask)
     # Nor do the others change for it.
     assert_right(precision, session.run(feed)[output], actual, mask)
     alone = session.run({name: array[2:3] for name, array in masked.items()})[output]
@@ -142,14 +161,14 @@ def test_a_row_without_tokens_is_finite_and_leaves_the_others_alone(
 
 @each_way
 @each_model
-def test_token_types_may_be_left_out(family: str, task: str, target: str, precision: str, exports: Exports) -> None:
-    source, output = exports.checkpoint(family, task, LAYERS), TASKS[task].outputs[0].name
-    session = open_session(exports, family, task, target, precision)
+def test_token_types_may_be_left_out(family: str, task: str, target: str, precision: str, sessions: Sessions) -> None:
+    source, output = sessions.source(family, task), TASKS[task].outputs[0].name
+    session = sessions.on(target, precision, family, task)
     feed = feed_of(source, right())
     bare = {name: array for name, array in feed.items() if name != "token_type_ids"}
     zeros = {**feed, "token_type_ids": np.zeros_like(feed["input_ids"])} if "token_type_ids" in feed else feed
     assert np.array_equal(session.run(bare)[output], session.run(zeros)[output])
-    expected = reference_session(source).run(bare)[output]
+    expected = sessions.reference(family, task).run(bare)[output]
     assert_right(precision, expected, session.run(bare)[output], right())
 
 
@@ -178,11 +197,11 @@ WRONG: dict[str, tuple[str, Callable[[dict[str, Int]], dict[str, Any]]]] = {
 @each_way
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_what_an_engine_would_misread_is_refused(
-    family: str, target: str, precision: str, case: str, exports: Exports
+    family: str, target: str, precision: str, case: str, sessions: Sessions
 ) -> None:
     words, change = WRONG[case]
-    session = open_session(exports, family, "text-classification", target, precision)
-    feed = feed_of(exports.checkpoint(family, "text-classification", LAYERS), right())
+    session = sessions.on(target, precision, family, "text-classification")
+    feed = feed_of(sessions.source(family, "text-classification"), right())
     if case == "types below zero" and TYPES not in feed:
         words = "the model reads"
     with pytest.raises(InputError, match=words):

@@ -16,7 +16,6 @@ from edgebert.errors import InputError, ItemError, UsageError
 from edgebert.serving.model import Model, averaged, load
 from edgebert.serving.tokens import MAX_CHARACTERS, MAX_ITEMS, Overflow, Tokens
 
-pytestmark = pytest.mark.xdist_group("exports")
 # Two special tokens leave room for this many words.
 WINDOW = MAX_LENGTH - 2
 LONG = " ".join(["film", "good", "river", "old"] * 40)

@@ -20,7 +20,6 @@ FOLDERS = {"edgebert": "edgebert", "exporters": "edgebert/exporters", "runtimes"
 DATA = ("py.typed", "data/*.txt", "data/*.onnx", "choosing/templates/*.j2")
 
 # One worker builds once for all of them (`--dist loadgroup`).
-pytestmark = pytest.mark.xdist_group("packaging")
 
 
 def run(*command: str | Path, cwd: Path) -> str:

@@ -33,8 +33,6 @@ from edgebert.runtimes.reference import reference_session
 from edgebert.serving.tokens import TextTokenizer
 from edgebert.tasks import TASKS
 
-pytestmark = pytest.mark.xdist_group("exports")
-
 CLASSIFIER = ("bert", "text-classification")
 KINDS = tuple(TOLERANCES)
 

@@ -24,6 +24,8 @@ from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.training.data import Row, match_labels, read
 from edgebert.training.plan import TrainConfig
 
+pytestmark = pytest.mark.usefixtures("one_trace")
+
 MULTI, REGRESSION = "multi_label_classification", "regression"
 TEXTS = tiny.texts(12, seed=3)
 QUICK = TrainConfig(method="none", epochs=12.0, train_batch_size=8, lr=3e-3, max_length=16)

@@ -32,8 +32,6 @@ from edgebert.serving.tokens import TextTokenizer
 from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.tasks import TASKS
 
-pytestmark = pytest.mark.xdist_group("exports")
-
 CLASSIFIER = ("bert", "text-classification")
 LAYERS = 3
 

@@ -12,8 +12,6 @@ from edgebert.judging.evaluate import evaluate
 from edgebert.serving.model import load
 from edgebert.training.data import match_labels, read
 
-pytestmark = pytest.mark.xdist_group("real")
-
 
 def test_minilm_exports_at_every_asked_depth_from_one_trace(minilm: str, tmp_path: Path) -> None:
     artifacts = build.export(minilm, layers=[1, 3, 6], precision=["fp32", "int8"], out=tmp_path / "out")

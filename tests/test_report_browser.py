@@ -23,7 +23,6 @@ from edgebert.choosing.candidate import Report
 from edgebert.choosing.report import write_report
 
 # One worker, one browser.
-pytestmark = pytest.mark.xdist_group("browser")
 
 PHONE, TABLET, DESKTOP = (360, 740), (768, 1024), (1280, 800)
 REPORTS: dict[str, Callable[[], Report]] = {

@@ -18,6 +18,8 @@ from edgebert.runtimes.session import SessionConfig
 from edgebert.serving.model import load
 from edgebert.serving.tokens import TextTokenizer
 
+pytestmark = pytest.mark.usefixtures("one_trace")
+
 
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

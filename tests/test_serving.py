@@ -28,7 +28,6 @@ from edgebert.serving.model import Model, load
 from edgebert.serving.tokens import TextTokenizer, batches
 from edgebert.shaping.checkpoint import load_module
 
-pytestmark = pytest.mark.xdist_group("exports")
 TEXTS = texts(40, seed=11)
 ODD = ["", "   ", "\t\n", "😀 film", "e\u0301te", "\x00", "שלום עולם", "a" * 5000, "film\u200d", "ﬁne"]
 

@@ -57,16 +57,12 @@ def dead_pid() -> int:
     return process.pid
 
 
+PUBLISHED = ["out", "out/config.json", f"out/{MANIFEST}", f"out/{MANIFEST_HASH}", "out/sub", "out/sub/weights.bin"]
+
+
 def test_a_stage_publishes_files_manifest_and_history(out: Path) -> None:
     artifact = stage.run("build", build, SOURCE, Settings(), out)
-    assert names(out.parent) == [
-        "out",
-        "out/config.json",
-        f"out/{MANIFEST}",
-        f"out/{MANIFEST_HASH}",
-        "out/sub",
-        "out/sub/weights.bin",
-    ]
+    assert names(out.parent) == PUBLISHED
     assert sorted(artifact.manifest.files) == ["config.json", "sub/weights.bin"]
     assert artifact.read("sub/weights.bin") == b"12345"
     assert artifact.manifest.name == "built"
@@ -132,14 +128,7 @@ def test_force_replaces(out: Path) -> None:
     replaced = stage.run("build", build, SOURCE, Settings(0.25), out, force=True)
     assert Artifact.open(out) == replaced
     assert (out / "config.json").read_text() == "0.25"
-    assert names(out.parent) == [
-        "out",
-        "out/config.json",
-        f"out/{MANIFEST}",
-        f"out/{MANIFEST_HASH}",
-        "out/sub",
-        "out/sub/weights.bin",
-    ]
+    assert names(out.parent) == PUBLISHED
 
 
 def test_publishing_to_a_relative_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

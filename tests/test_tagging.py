@@ -24,7 +24,8 @@ from edgebert.spans import entities, words_of
 from edgebert.training.data import Row, match_labels, read
 from edgebert.training.plan import TrainConfig
 
-pytestmark = pytest.mark.xdist_group("exports")
+pytestmark = pytest.mark.usefixtures("one_trace")
+
 TASK = "token-classification"
 QUICK = TrainConfig(method="none", epochs=12.0, train_batch_size=8, lr=3e-3, max_length=32)
 NAMES = ("O", "B-x", "I-x")

@@ -25,8 +25,6 @@ from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.tokenizer import open_tokenizer
 from edgebert.training.data import read
 
-pytestmark = pytest.mark.xdist_group("exports")
-
 # The last of these has words that no piece begins, and one that only a longer dead end makes unknown.
 TEXTS = ["the film was good", "a quiet river", "night falls on the city", "glass, stone & paper: 42!", "☃ été ☃☃"]
 OTHERS = ["the winter market", "the film was good", "xyz"]

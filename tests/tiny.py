@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 import transformers
+from once import once, once_traced
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from edgebert import stage
 from edgebert.artifact import Artifact
 from edgebert.exporters.graph import Template, build_graph, trace
 from edgebert.exporters.quantize import DynamicConfig, quantize_dynamic
-from edgebert.exporters.signature import PORTABLE
+from edgebert.exporters.signature import PORTABLE, GraphConfig
 from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.shaping.depth import TruncateConfig, truncate
 
@@ -282,7 +283,7 @@ def _write(path: Path, document: Any) -> None:
 
 
 class Exports:
-    """Artifacts below ``folder``, each made when first asked for; one trace serves all of a family and task."""
+    """Artifacts below ``folder``, each made once a session; one trace serves all of a family and task."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -291,25 +292,31 @@ class Exports:
     def template(self, family: str, task: str) -> Template:
         if (family, task) not in self.templates:
             # Fresh weights, equal among themselves: what the trace merges or folds away shows in every test.
-            folder = checkpoint(self.folder / f"{family}-{task}-fresh", family, task, fresh=True)
-            self.templates[family, task] = trace(open_checkpoint(str(folder)))
+            name = f"{family}-{task}-fresh"
+            folder = once(self.folder / name, lambda out: checkpoint(out, family, task, fresh=True))
+            self.templates[family, task] = once_traced(
+                self.folder / f"{name}.trace", lambda: trace(open_checkpoint(str(folder)))
+            )
         return self.templates[family, task]
 
     def checkpoint(self, family: str, task: str, layers: int = 3) -> Artifact:
-        out = self.folder / f"{family}-{task}-{layers}"
-        if out.exists():
-            return open_checkpoint(str(out))
-        if layers == 3:
-            return open_checkpoint(str(checkpoint(out, family, task, seed=1)))
-        config = TruncateConfig(tuple(range(layers)))
-        return stage.run("truncate", truncate, self.checkpoint(family, task), config, out)
+        def make(out: Path) -> object:
+            if layers == 3:
+                return checkpoint(out, family, task, seed=1)
+            config = TruncateConfig(tuple(range(layers)))
+            return stage.run("truncate", truncate, self.checkpoint(family, task), config, out)
 
-    def artifact(self, family: str, task: str, layers: int = 3, precision: str = "fp32") -> Artifact:
-        out = self.folder / f"{family}-{task}-{layers}-{precision}"
-        if out.exists():
-            return Artifact.open(out)
-        if precision != "fp32":
-            config = DynamicConfig.for_this_cpu(precision)
-            return stage.run("quantize", quantize_dynamic, self.artifact(family, task, layers), config, out)
-        build = partial(build_graph, template=self.template(family, task))
-        return stage.run("graph", build, self.checkpoint(family, task, layers), PORTABLE, out)
+        return open_checkpoint(str(once(self.folder / f"{family}-{task}-{layers}", make)))
+
+    def artifact(
+        self, family: str, task: str, layers: int = 3, precision: str = "fp32", graph: GraphConfig = PORTABLE
+    ) -> Artifact:
+        def make(out: Path) -> object:
+            if precision != "fp32":
+                config = DynamicConfig.for_this_cpu(precision)
+                source = self.artifact(family, task, layers, graph=graph)
+                return stage.run("quantize", quantize_dynamic, source, config, out)
+            build = partial(build_graph, template=self.template(family, task))
+            return stage.run("graph", build, self.checkpoint(family, task, layers), graph, out)
+
+        return Artifact.open(once(self.folder / f"{family}-{task}-{layers}-{precision}{graph.suffix}", make))

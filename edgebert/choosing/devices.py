@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgebert.artifact import parse_json
 from edgebert.choosing.budget import Budget
 from edgebert.choosing.candidate import Candidate
 from edgebert.errors import InputError
 from edgebert.judging.conditions import Conditions
 from edgebert.judging.latency import Latency
+from edgebert.strict_json import parse_json
 
 _MOST_BYTES = 64_000_000
 _AGAIN = "write it again with edgebert bench DIR --json"

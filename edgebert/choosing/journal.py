@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgebert.artifact import parse_json
 from edgebert.choosing.candidate import Candidate
 from edgebert.errors import EnvironmentMissing, InputError, UsageError
 from edgebert.judging.metrics import Scores
 from edgebert.serving.tokens import Text
 from edgebert.stage import write_json, write_text
+from edgebert.strict_json import parse_json
 from edgebert.training.data import Row
 
 log = logging.getLogger("edgebert")

@@ -23,7 +23,6 @@ from edgebert.artifact import (
     Manifest,
     Pooling,
     TensorSpec,
-    parse_json,
 )
 from edgebert.errors import EnvironmentMissing, InputError, missing_package
 from edgebert.families import Family, family_of
@@ -40,6 +39,7 @@ from edgebert.shaping.stored import (
     whole,
 )
 from edgebert.stage import hash_file
+from edgebert.strict_json import parse_json
 from edgebert.tasks import TASKS, Problem, Task, task_named
 
 if TYPE_CHECKING:

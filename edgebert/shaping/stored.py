@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgebert.artifact import Architecture, parse_json
+from edgebert.artifact import Architecture
 from edgebert.errors import InputError
 from edgebert.families import Family
+from edgebert.strict_json import parse_json
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from edgebert.artifact import Artifact, Manifest, parse_json
+from edgebert.artifact import Artifact, Manifest
 from edgebert.errors import InputError
 from edgebert.families import FAMILIES, Family
 from edgebert.shaping.checkpoint import copy_companions, read_json
 from edgebert.shaping.depth import read_weights
 from edgebert.shaping.stored import WEIGHTS, weight_files
+from edgebert.strict_json import parse_json
 from edgebert.tokenizer import TOKENIZER, id_slots, open_tokenizer
 
 if TYPE_CHECKING:

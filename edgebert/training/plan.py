@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgebert.artifact import Artifact, Manifest, canonical_json, problem_of, width_of
+from edgebert.artifact import Artifact, Manifest, problem_of, width_of
 from edgebert.errors import InputError, UsageError
 from edgebert.families import FAMILIES
 from edgebert.stage import settings_of
+from edgebert.strict_json import canonical_json
 from edgebert.tasks import TASKS, Kind
 from edgebert.tokenizer import mask_id, open_tokenizer
 from edgebert.training.batches import Collator, LengthGrouped, tokenize
