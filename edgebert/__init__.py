@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
 from edgebert.errors import EdgebertError
 
 if TYPE_CHECKING:
+    from edgebert.serving.batcher import Batcher as Batcher
     from edgebert.serving.model import Model as Model
     from edgebert.serving.model import load as load
 
@@ -19,13 +21,17 @@ if TYPE_CHECKING:
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
-__all__ = ["EdgebertError", "Model", "__version__", "load"]
+__all__ = ["Batcher", "EdgebertError", "Model", "__version__", "load"]
+
+_MODULE_OF = {
+    "load": "edgebert.serving.model",
+    "Model": "edgebert.serving.model",
+    "Batcher": "edgebert.serving.batcher",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Resolved on first use, so that `import edgebert` stays as light as numpy alone.
-    if name in ("load", "Model"):
-        from edgebert.serving import model
-
-        return getattr(model, name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'edgebert' has no attribute {name!r}")

@@ -69,6 +69,24 @@ class ItemError(InputError, ValueError):
         self.index = index
 
 
+class Unanswered(EdgebertError):
+    """A request that got no answer, through no fault of its text."""
+
+    exit_code = 6
+
+
+class QueueFull(Unanswered):
+    """As many requests wait already as may."""
+
+
+class DeadlinePassed(Unanswered, TimeoutError):
+    """There was no answer in the time that the caller allows."""
+
+
+class BatcherClosed(Unanswered):
+    """No more requests are taken here."""
+
+
 # Import name -> the extra that brings it.
 _EXTRA_OF = {
     "onnxruntime": "cpu",

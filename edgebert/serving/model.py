@@ -98,7 +98,7 @@ class Model:
 
     def predict(self, texts: Sequence[Text]) -> list[Prediction]:
         """Label, score and scores of each text (or pair), in order; of a regression, the value as ``score``."""
-        self._require("predict")
+        self.require("predict")
         return self._predictions(self.tokenize(texts))
 
     def logits(self, texts: Sequence[Text]) -> Float:
@@ -106,7 +106,7 @@ class Model:
 
         Says once, in the log, that texts were cut.
         """
-        self._require("predict")
+        self.require("predict")
         return self._logits(self._told(self.tokenize(texts)))
 
     def encode(self, texts: Sequence[Text]) -> Float:
@@ -114,7 +114,7 @@ class Model:
 
         Says once, in the log, that texts were cut; :meth:`tokenize` says of each text whether it was.
         """
-        self._require("encode")
+        self.require("encode")
         return self._vectors(self._told(self.tokenize(texts)))
 
     def tag(self, texts: Sequence[str]) -> list[list[Entity]]:
@@ -123,12 +123,12 @@ class Model:
         A word's label is its first token's; labels are read as IOB2 (``B-`` begins, ``I-`` continues), and a label
         of neither kind is an entity of one word. Says once, in the log, that texts were cut.
         """
-        self._require("tag")
+        self.require("tag")
         return self._entities(self._told(self._single(texts)))
 
     def tag_words(self, texts: Sequence[Sequence[str]]) -> list[list[str]]:
         """One label for each of the words that texts are given as; ``O`` for words beyond what the model reads."""
-        self._require("tag")
+        self.require("tag")
         laid_out = [joined(words) for words in texts]
         tokens = self._told(self._single([text for text, _ in laid_out]))
         names, logits = self.artifact.manifest.labels, self._token_logits(tokens)
@@ -142,7 +142,7 @@ class Model:
 
         Raises ItemError for a text without one, or whose only one is cut off.
         """
-        self._require("fill")
+        self.require("fill")
         if top_k < 1:
             raise UsageError(f"the {top_k} likeliest tokens", "top_k", "ask for at least one")
         found = self._blanks(self._told(self._single(texts)), top_k)
@@ -154,7 +154,7 @@ class Model:
 
     def best_tokens(self, tokens: list[Tokens]) -> list[list[int]]:
         """The ids of the likeliest tokens for the mask tokens of each text, in order."""
-        self._require("fill")
+        self.require("fill")
         return self._at_masks(tokens, lambda logits, place: int(logits.argmax()))
 
     def tokenize(self, texts: Sequence[Text]) -> list[Tokens]:
@@ -215,6 +215,17 @@ class Model:
             longest = self.tokenizer.max_length
             log.warning("%d of %d texts were cut to %d tokens (said once)", cut, len(tokens), longest)
         return tokens
+
+    def cost(self, tokens: Tokens) -> int:
+        """Tokens that the engine computes for one item alone."""
+        fixed = self.artifact.manifest.fixed
+        return sum(fixed[1] if fixed else len(window) for window in tokens.windows)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens in one call to the engine, padding included, above which it gains nothing."""
+        fixed = self.artifact.manifest.fixed
+        return fixed[0] * fixed[1] if fixed else MAX_BATCH_TOKENS
 
     def run(self, feed: Batch) -> npt.NDArray[Any]:
         """The graph's outputs, joined to one array, for arrays that are already tokens."""
@@ -301,7 +312,8 @@ class Model:
         # Every call costs the same, so that only full ones are worth it.
         return (range(len(windows))[start : start + fixed[0]] for start in range(0, len(windows), fixed[0]))
 
-    def _require(self, use: Use) -> None:
+    def require(self, use: Use) -> None:
+        """Raise UsageError, with what to call instead, where this model's task has another use."""
         if self._task.use != use:
             wanted = _WANTED[use]
             where = f"{self.artifact.path} is for {self._task.name}"

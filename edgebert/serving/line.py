@@ -1,0 +1,90 @@
+"""Who is answered next, and together with whom: the waiting line of a batcher. No threads, no clock of its own.
+
+Requests are ordered by when they are *due*: their arrival plus a few times their own cost, so that a short text
+passes a long one that came a moment before, and no text is passed for ever. A batch is the request due first and
+others of similar length in their order, as many as the tokens allow, padding included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from edgebert.serving.tokens import Tokens
+
+# How many times its own cost a request may be made to wait for requests that came after it.
+PATIENCE = 4.0
+# Texts are of similar length up to this ratio, or this many tokens: beyond, padding costs more than a call saves.
+_RATIO, _SLACK = 1.5, 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text that waits. Times are seconds of one monotonic clock; ``deadline`` is when the answer is of no use.
+
+    ``length`` is in tokens: all windows of a text that is read in several.
+    """
+
+    tokens: Tokens
+    length: int
+    arrived: float
+    due: float
+    deadline: float | None
+    future: Future[Any]
+
+    def late(self, now: float) -> bool:
+        """Whether its deadline has passed."""
+        return self.deadline is not None and now > self.deadline
+
+
+class Line:
+    """Requests in the order in which they are due."""
+
+    def __init__(self) -> None:
+        self._requests: list[Request] = []
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._requests)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all that wait."""
+        return sum(request.length for request in self._requests)
+
+    def put(self, request: Request) -> None:
+        """Let one more wait."""
+        place = len(self._requests)
+        # From the end: most are due after those that came before.
+        while place and self._requests[place - 1].due > request.due:
+            place -= 1
+        self._requests.insert(place, request)
+
+    def weed(self, now: float) -> list[Request]:
+        """Remove, and return, those that nobody waits for any more: cancelled, or late."""
+        gone = [request for request in self._requests if request.late(now) or request.future.cancelled()]
+        if gone:
+            self._requests = [request for request in self._requests if request not in gone]
+        return gone
+
+    def take(self, max_tokens: int) -> list[Request]:
+        """Remove, and return, the next batch: at most ``max_tokens`` with padding, but at least one request."""
+        first = self._requests[0]
+        batch, longest = [first], first.length
+        for request in self._requests[1:]:
+            padded = max(longest, request.length) * (len(batch) + 1)
+            if _similar(first.length, request.length) and padded <= max_tokens:
+                batch.append(request)
+                longest = max(longest, request.length)
+        taken = set(map(id, batch))
+        self._requests = [request for request in self._requests if id(request) not in taken]
+        return batch
+
+
+def _similar(one: int, other: int) -> bool:
+    short, long = sorted((one, other))
+    return long <= max(short * _RATIO, short + _SLACK)

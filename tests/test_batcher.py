@@ -1,0 +1,251 @@
+"""Many callers, one model: batches, bounds, deadlines, and an end that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import TASKS, Exports, texts
+
+import edgebert
+from edgebert.errors import BatcherClosed, DeadlinePassed, ItemError, QueueFull, UsageError
+from edgebert.serving.answers import Prediction
+from edgebert.serving.model import Model, load
+from edgebert.serving.tokens import Tokens
+
+pytestmark = pytest.mark.xdist_group("exports")
+TEXTS = texts(60, seed=5)
+
+
+@pytest.fixture(scope="module")
+def classifier(exports: Exports) -> Iterator[Model]:
+    with load(exports.artifact("bert", TASKS[0]).path, threads=1) as model:
+        yield model
+
+
+@pytest.fixture
+def held(classifier: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """An engine that computes nothing until the event is set."""
+    gate, finish = threading.Event(), classifier.finish
+
+    def wait(tokens: list[Tokens]) -> Any:
+        assert gate.wait(20)
+        return finish(tokens)
+
+    monkeypatch.setattr(classifier, "finish", wait)
+    yield gate
+    gate.set()
+
+
+def same(found: list[Prediction], model: Model) -> None:
+    expected = model.predict(TEXTS[: len(found)])
+    assert [one.label for one in found] == [one.label for one in expected]
+    np.testing.assert_allclose([one.score for one in found], [one.score for one in expected], atol=1e-5)
+
+
+def test_tasks_of_one_event_loop_are_answered_in_batches(classifier: Model) -> None:
+    async def main() -> list[Prediction]:
+        async with edgebert.Batcher(classifier, max_wait_ms=50) as batcher:
+            found = await asyncio.gather(*map(batcher.predict, TEXTS))
+            metrics = batcher.metrics()
+        assert (metrics.answered, metrics.waiting, metrics.failed) == (len(TEXTS), 0, 0)
+        assert metrics.texts_per_batch > 1
+        assert metrics.batches < len(TEXTS)
+        assert metrics.tokens == sum(map(len, classifier.tokenize(TEXTS)))
+        assert 0 <= metrics.padding < 0.5
+        assert 0 < metrics.queue_ms[0] <= metrics.latency_ms[0] <= metrics.latency_ms[2]
+        return found
+
+    same(asyncio.run(main()), classifier)
+
+
+def test_threads_share_a_batcher(classifier: Model) -> None:
+    with edgebert.Batcher(classifier) as batcher, ThreadPoolExecutor(16) as pool:
+        same(list(pool.map(lambda text: batcher.submit(text).result(20), TEXTS)), classifier)
+
+
+@pytest.mark.parametrize("limit", [1, 16, 64])
+def test_no_batch_has_more_tokens_than_asked_for(
+    classifier: Model, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    batches: list[list[int]] = []
+    finish = classifier.finish
+
+    def tell(tokens: list[Tokens]) -> Any:
+        batches.append(list(map(len, tokens)))
+        return finish(tokens)
+
+    monkeypatch.setattr(classifier, "finish", tell)
+    with edgebert.Batcher(classifier, max_batch_tokens=limit) as batcher:
+        for future in [batcher.submit(text) for text in TEXTS]:
+            future.result(20)
+    assert sum(map(len, batches)) == len(TEXTS)
+    assert all(len(batch) == 1 or len(batch) * max(batch) <= limit for batch in batches)
+
+
+def test_a_full_queue_is_said_at_once_and_later_requests_are_fine(classifier: Model, held: threading.Event) -> None:
+    with edgebert.Batcher(classifier, max_queue=3, max_wait_ms=0) as batcher:
+        first = batcher.submit(TEXTS[0])
+        until(first.running)
+        waiting = [batcher.submit(text) for text in TEXTS[1:4]]
+        with pytest.raises(QueueFull, match="3 requests wait already"):
+            batcher.submit(TEXTS[4])
+        # One that nobody waits for any more makes room.
+        assert waiting[0].cancel()
+        waiting[0] = batcher.submit(TEXTS[1])
+        held.set()
+        same([future.result(20) for future in (first, *waiting)], classifier)
+        assert (batcher.metrics().full, batcher.metrics().cancelled) == (1, 1)
+
+
+def test_a_deadline_that_passes_is_said_in_time_and_later_requests_are_fine(
+    classifier: Model, held: threading.Event
+) -> None:
+    async def main() -> Prediction:
+        async with edgebert.Batcher(classifier, max_wait_ms=0) as batcher:
+            busy = batcher.submit(TEXTS[0])
+            until(busy.running)
+            with pytest.raises(DeadlinePassed):
+                await batcher.predict(TEXTS[1], timeout_ms=20)
+            # In threads the engine's next look at the line says it.
+            late = batcher.submit(TEXTS[1], timeout_ms=1)
+            await asyncio.sleep(0.01)
+            held.set()
+            with pytest.raises(TimeoutError):
+                await asyncio.wrap_future(late)
+            found = await batcher.predict(TEXTS[0], timeout_ms=20_000)
+            metrics = batcher.metrics()
+            assert (metrics.late, metrics.cancelled, metrics.answered) == (2, 0, 2)
+            return found
+
+    same([asyncio.run(main())], classifier)
+
+
+def test_a_cancelled_task_costs_nothing(classifier: Model, held: threading.Event) -> None:
+    async def main() -> None:
+        async with edgebert.Batcher(classifier, max_wait_ms=0) as batcher:
+            busy = batcher.submit(TEXTS[0])
+            until(busy.running)
+            unwanted = asyncio.create_task(batcher.predict(TEXTS[1]))
+            await asyncio.to_thread(until, lambda: batcher.metrics().waiting == 1)
+            unwanted.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await unwanted
+            held.set()
+        assert (batcher.metrics().cancelled, batcher.metrics().answered) == (1, 1)
+
+    asyncio.run(main())
+
+
+def test_leaving_answers_all_that_wait_and_takes_no_more(classifier: Model, held: threading.Event) -> None:
+    batcher = edgebert.Batcher(classifier)
+    futures = [batcher.submit(text) for text in TEXTS]
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    until(lambda: refused(batcher))
+    assert closing.is_alive()
+    held.set()
+    closing.join(20)
+    same([future.result(0) for future in futures], classifier)
+    batcher.close()
+    # The model is the caller's.
+    assert classifier.predict(TEXTS[:1])
+
+
+def refused(batcher: edgebert.Batcher) -> bool:
+    try:
+        batcher.submit(TEXTS[0])
+    except BatcherClosed:
+        return True
+    return False
+
+
+def test_one_bad_item_does_its_neighbours_no_harm(classifier: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish, bad = classifier.finish, classifier.tokenize(["poison"])[0]
+
+    def fail(tokens: list[Tokens]) -> Any:
+        if bad in tokens:
+            raise RuntimeError("the engine choked")
+        return finish(tokens)
+
+    monkeypatch.setattr(classifier, "finish", fail)
+
+    async def main() -> list[Any]:
+        async with edgebert.Batcher(classifier, max_wait_ms=50) as batcher:
+            items: list[Any] = [*TEXTS[:9], "poison", None, "\ud800"]
+            found = await asyncio.gather(*map(batcher.predict, items), return_exceptions=True)
+            assert batcher.metrics().failed == 1
+            return found
+
+    *good, choked, none, lone = asyncio.run(main())
+    same(good, classifier)
+    assert str(choked) == "the engine choked"
+    assert isinstance(none, ItemError)
+    assert isinstance(lone, ItemError)
+
+
+def test_encoders_and_taggers_have_their_own_methods(exports: Exports) -> None:
+    async def main(model: Model) -> Any:
+        async with edgebert.Batcher(model) as batcher:
+            with pytest.raises(UsageError, match="this is not a classifier"):
+                await batcher.predict("a film")
+            return await (batcher.encode if model.artifact.manifest.pooling else batcher.tag)(TEXTS[0])
+
+    with load(exports.artifact("bert", TASKS[1]).path, threads=1) as encoder:
+        np.testing.assert_allclose(asyncio.run(main(encoder)), encoder.encode(TEXTS[:1])[0], atol=1e-6)
+
+
+def test_a_long_text_does_not_hold_up_the_event_loop(classifier: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, tokenize = {}, classifier.tokenize
+
+    def tell(found: list[str]) -> list[Tokens]:
+        where[found[0]] = threading.get_ident()
+        return tokenize(found)
+
+    monkeypatch.setattr(classifier, "tokenize", tell)
+
+    async def main() -> None:
+        async with edgebert.Batcher(classifier) as batcher:
+            await batcher.predict("film")
+            assert (await batcher.predict("film " * 20_000)).truncated
+
+    asyncio.run(main())
+    assert where["film"] == threading.get_ident() != where["film " * 20_000]
+
+
+def test_a_forked_batcher_says_so(classifier: Model) -> None:
+    with edgebert.Batcher(classifier) as batcher:
+        assert batcher.submit(TEXTS[0]).result(20)
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                batcher.submit(TEXTS[0])
+            except BatcherClosed:
+                batcher.close()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"max_batch_tokens": 0}, {"max_wait_ms": -1}, {"max_queue": 0}, {"max_wait_ms": float("nan")}]
+)
+def test_bounds_that_mean_nothing_are_refused(classifier: Model, bounds: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        edgebert.Batcher(classifier, **bounds)
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.002)
