@@ -20,7 +20,6 @@ from edgebert.serving.answers import Prediction
 from edgebert.serving.model import Model, load
 from edgebert.serving.tokens import Tokens
 
-pytestmark = pytest.mark.xdist_group("exports")
 TEXTS = texts(60, seed=5)
 
 
