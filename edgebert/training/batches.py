@@ -13,8 +13,8 @@ from torch.utils.data import Dataset, Sampler
 from edgebert.artifact import Artifact
 from edgebert.spans import Place
 from edgebert.tokenizer import open_tokenizer
-from edgebert.training.data import Row
 from edgebert.training.objectives.losses import UNLABELLED
+from edgebert.training.rows import Row
 
 _MEGABATCH = 50
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from edgebert.masking import hidden_tokens
 from edgebert.spans import entity_counts, first_tokens, joined
 from edgebert.training.batches import Encoded
-from edgebert.training.data import Row, names_of
+from edgebert.training.labels import names_of
 from edgebert.training.objectives.losses import UNLABELLED
+from edgebert.training.rows import Row
 
 Names = Sequence[str]
 
