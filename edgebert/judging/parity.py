@@ -112,11 +112,15 @@ def _spread(rows: Float, most: int | None) -> Float:
 
 
 def choices_of(manifest: Manifest) -> Choices | None:
-    """What the outputs of an artifact decide: a class for each of its rows, yes or no for each class, or nothing."""
-    width = width_of(manifest) or -1
+    """What the outputs of an artifact decide: a class for each of its rows, yes or no for each class, or nothing.
+
+    Or a place: of several outputs, each has its largest at one of the tokens.
+    """
+    width = width_of(manifest)
     layouts: dict[str, Choices] = {
         "class": lambda row: row.reshape(-1, width),
         "each": lambda row: np.column_stack([row, np.zeros_like(row)]),
+        "place": lambda row: row.reshape(-1, width).T,
     }
     choice = problem_of(manifest).choice
     return None if choice is None else layouts[choice]

@@ -56,7 +56,8 @@ class Data:
 def read(path: Path | str, columns: Mapping[str, str] | None = None, seed: int = 0) -> Data:
     """Read a folder with train, dev and test files, or one file that is all train.
 
-    ``columns`` maps the fields text, text_b and label, or tokens and tags, to the file's own column names.
+    ``columns`` maps the fields text, text_b and label, or tokens and tags, or question, context and answers, to the
+    file's own column names.
     Without a dev file a seeded tenth of train becomes dev; without a test file, dev serves as test.
     Raises InputError naming file, line and field, UsageError for a field that does not exist.
     """
@@ -154,21 +155,22 @@ def _digest(rows: Mapping[str, Sequence[Row]], labels: Sequence[str]) -> str:
     for split in SPLITS:
         digest.update(f"\n{split}\n".encode())
         for row in rows[split]:
-            words = [row.words] if row.words else []
-            digest.update(json.dumps([row.text, row.text_b, row.label, *words]).encode() + b"\n")
+            more: list[object] = [row.words] if row.words else []
+            more += [] if row.answers is None else [[answer.text, answer.start] for answer in row.answers]
+            digest.update(json.dumps([row.text, row.text_b, row.label, *more]).encode() + b"\n")
     return digest.hexdigest()
 
 
 def match_labels(data: Data, labels: tuple[str, ...], kind: Kind = "label") -> Data | None:
     """The data with a checkpoint's label names, in its order, or None where the two do not match.
 
-    ``kind`` is what the checkpoint learned from; scores match whatever their only label is called. Names match
-    when they are the same but for case, or when the data's are indices (``0``, or ``LABEL_0``) and run from 0
-    to one less than the number of the checkpoint's.
+    ``kind`` is what the checkpoint learned from; scores match whatever their only label is called, and answers have
+    no labels. Names match when they are the same but for case, or when the data's are indices (``0``, or ``LABEL_0``)
+    and run from 0 to one less than the number of the checkpoint's.
     """
     if data.kind != kind or kind == "none":
         return None
-    if kind == "score":
+    if kind not in NAMED:
         return data
     if len(data.labels) != len(labels):
         return None

@@ -1,4 +1,4 @@
-"""What the labels of all rows together are: names, several names a text, scores, tags; and the names in order."""
+"""What the labels of all rows together are: names, several a text, scores, tags, answers; and the names in order."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ _WHOLE = re.compile(r"[+-]?\d+")
 
 
 def kind_of(parts: Mapping[str, Part]) -> Kind:
-    """What the labels of all parts together are: names, several names a text, scores, or nothing."""
-    labelled = {split: part.rows[0].label is not None for split, part in parts.items()}
+    """What the labels of all parts together are: names, several names a text, scores, tags, answers, or nothing."""
+    labelled = {split: part.rows[0].labelled for split, part in parts.items()}
     if not any(labelled.values()):
         return "none"
     if not all(labelled.values()):
         split = next(split for split, yes in labelled.items() if not yes)
         raise InputError("this part has no labels, but others do", str(parts[split].path), "label all parts, or none")
+    answered = {row.answers is not None for part in parts.values() for row in part.rows}
+    if len(answered) > 1:
+        raise InputError("answers in some parts, labels in others", str(parts["train"].path), "give answers in all")
+    if answered == {True}:
+        return "answers"
     labels = [row.label for part in parts.values() for row in part.rows]
     if any(isinstance(label, tuple) for label in labels):
         given = {bool(row.words) for part in parts.values() for row in part.rows}

@@ -1,4 +1,4 @@
-"""From records to rows: a text or a pair with its label, or words with their tags, each field checked. torch-free.
+"""From records to rows: texts with labels, words with tags, questions with answers, each field checked. torch-free.
 
 What the labels of all rows together are is in ``labels.py``.
 """
@@ -12,26 +12,46 @@ from pathlib import Path
 from typing import Any
 
 from edgebert.errors import InputError
-from edgebert.spans import joined
+from edgebert.spans import Place, joined
 from edgebert.training.formats import Record, place, read_records
 
 Label = str | float | tuple[str, ...]
-FIELDS = ("text", "text_b", "label", "tokens", "tags")
+FIELDS = ("text", "text_b", "label", "tokens", "tags", "question", "context", "answers")
 # Far more than any model reads; tokenizing takes memory a hundred times the text's.
 _LONGEST_TEXT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Given:
+    """An answer that a question came with: a stretch of the context, from the character ``start`` on."""
+
+    text: str
+    start: int
+
+    @property
+    def place(self) -> Place:
+        """Where it begins and ends."""
+        return self.start, self.start + len(self.text)
 
 
 @dataclass(frozen=True)
 class Row:
     """A text or a pair of texts, and what it is labelled with: a class name, a score, several names, or nothing.
 
-    A text that was given as ``words`` is these with blanks between them, and its label a tag for each.
+    A text that was given as ``words`` is these with blanks between them, and its label a tag for each. A question
+    (``text``) with its context (``text_b``) has no label but ``answers``.
     """
 
     text: str
     text_b: str | None = None
     label: Label | None = None
     words: tuple[str, ...] = ()
+    answers: tuple[Given, ...] | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is anything to learn or judge by."""
+        return self.label is not None or self.answers is not None
 
 
 @dataclass(frozen=True)
@@ -53,16 +73,16 @@ def read_part(path: Path, columns: Mapping[str, str]) -> Part:
     names = {field: columns.get(field, field) for field in FIELDS}
     rows = tuple(_row(path, record, names) for record in records)
     lines = tuple(line for line, _ in records)
-    for field in ("text_b", "label"):
+    for field in ("text_b", "label", "answers"):
         _check_all_or_none(path, rows, lines, field, names[field], field in columns)
     return Part(path, rows, lines)
 
 
 def _check_columns(path: Path, header: Sequence[str], columns: Mapping[str, str]) -> None:
     names = {field: columns.get(field, field) for field in FIELDS}
-    main = "tokens" if _is_tagged(header, names) else "text"
+    needed = ("tokens",) if _is_tagged(header, names) else _question_fields(header, names) or ("text",)
     for field in FIELDS:
-        if (field == main or field in columns) and names[field] not in header:
+        if (field in needed or field in columns) and names[field] not in header:
             raise _missing_column(path, 1, names[field], field, header)
 
 
@@ -76,6 +96,8 @@ def _row(path: Path, record: Record, names: Mapping[str, str]) -> Row:
     line, cells = record
     if _is_tagged(cells, names):
         return _tagged_row(path, record, names)
+    if fields := _question_fields(cells, names):
+        return _question_row(path, record, names, fields)
     if names["text"] not in cells:
         raise _missing_column(path, line, names["text"], "text", cells)
     text_b = cells.get(names["text_b"])
@@ -101,6 +123,55 @@ def _tagged_row(path: Path, record: Record, names: Mapping[str, str]) -> Row:
     if len(tags) != len(words):
         raise InputError(f"{len(tags)} tags for {len(words)} tokens", where, "give a tag for each token")
     return Row(joined(words)[0], None, tags, words)
+
+
+def _question_fields(found: Collection[str], names: Mapping[str, str]) -> tuple[str, str] | None:
+    """The fields of question and context, where that is what rows of these columns are.
+
+    Answers alone make no question of a text that has a label: they need a context to stand in.
+    """
+    named = {field for field in FIELDS if names[field] in found}
+    if {"question", "context"} <= named and ("answers" in named or "text" not in named):
+        return "question", "context"
+    if {"question", "answers"} <= named and "text" not in named:
+        return "question", "context"
+    return ("text", "text_b") if {"text", "text_b", "answers"} <= named else None
+
+
+def _question_row(path: Path, record: Record, names: Mapping[str, str], fields: tuple[str, str]) -> Row:
+    line, cells = record
+    for field in fields:
+        if names[field] not in cells:
+            raise _missing_column(path, line, names[field], field, cells)
+    question, context = (_checked_text(cells[names[field]], place(path, line, names[field])) for field in fields)
+    found, where = cells.get(names["answers"]), place(path, line, names["answers"])
+    return Row(question, context, answers=None if found is None else _checked_answers(found, context, where))
+
+
+def _checked_answers(value: Any, context: str, where: str) -> tuple[Given, ...]:
+    form = 'give a list such as [{"text": "42", "start": 7}]'
+    if not isinstance(value, list):
+        raise InputError(f"answers are no list but {type(value).__name__}", where, form)
+    if not value:
+        raise InputError("a question without an answer", where, "drop it: every question has its answer in the context")
+    found = []
+    for item in value:
+        match item:
+            case {"text": str(text), "start": int(start)} if not isinstance(start, bool):
+                found.append(Given(_checked_text(text, where), start))
+            case _:
+                raise InputError(f"not an answer: {item!r:.60}", where, form)
+        _check_stands(found[-1], context, where)
+    return tuple(found)
+
+
+def _check_stands(answer: Given, context: str, where: str) -> None:
+    """Raise InputError unless the context has the answer where it is said to begin."""
+    start, end = answer.place
+    there = context[start:end] if start >= 0 else ""
+    if not answer.text.strip() or there != answer.text:
+        what = f"the context has {there!r:.40} at {start}, not {answer.text!r:.40}"
+        raise InputError(what, where, "count start in characters, from 0")
 
 
 def _checked_words(value: Any, where: str) -> tuple[str, ...]:
@@ -156,7 +227,7 @@ def _check_all_or_none(
     absent = [line for row, line in zip(rows, lines, strict=True) if getattr(row, field) is None]
     if absent and (required or len(absent) < len(rows)):
         what = f"no {field} here, but in {len(rows) - len(absent)} of {len(rows)} rows"
-        raise InputError(what, place(path, absent[0], column), f"give every row a {field}, or none")
+        raise InputError(what, place(path, absent[0], column), f"give {field} in every row, or in none")
 
 
 def check_all_pairs_or_none(parts: Mapping[str, Part]) -> None:
