@@ -19,7 +19,7 @@ from edgebert.judging.metrics import cosine_rows
 from edgebert.registry import target_named
 from edgebert.runtimes.session import Session, SessionConfig
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
-from edgebert.tasks import TASKS
+from edgebert.tasks import TASKS, Task
 from edgebert.training.data import Data, sample_texts
 
 Float = npt.NDArray[np.floating]
@@ -30,6 +30,8 @@ Choices = Callable[[Float], Float]
 _BATCH = 8
 # Texts that the ledger is written on.
 PARITY_TEXTS = 48
+# How many of the sample's shortest texts stand for questions.
+_SHORT = 7
 
 
 @dataclass(frozen=True)
@@ -184,14 +186,18 @@ def runner(session: Session, artifact: Artifact) -> Run:
     return lambda feed: task.joined(session.run(feed))
 
 
-def sample() -> list[Text]:
-    """The packaged text sample: thirty texts of 1 to 93 words."""
-    return list(files("edgebert").joinpath("data/sample.txt").read_text("utf-8").splitlines())
+def sample(task: Task | None = None) -> list[Text]:
+    """The packaged text sample: thirty texts of 1 to 93 words; for a task that wants pairs each after a short one."""
+    texts = files("edgebert").joinpath("data/sample.txt").read_text("utf-8").splitlines()
+    if task is None or not task.asks:
+        return list(texts)
+    short = sorted(texts, key=len)[:_SHORT]
+    return [(short[number % _SHORT], text) for number, text in enumerate(texts)]
 
 
-def ledger_texts(data: Data | None) -> tuple[list[Text], str]:
+def ledger_texts(data: Data | None, task: Task | None = None) -> tuple[list[Text], str]:
     """Texts for the ledger and where they are from: the data's train part, or the packaged sample."""
     if data is None:
-        return sample(), "edgebert's packaged text sample"
+        return sample(task), "edgebert's packaged text sample"
     rows = sample_texts(data.train, PARITY_TEXTS)
     return [text_of(row) for row in rows], f"{len(rows)} texts of {data.name} (train)"

@@ -72,10 +72,10 @@ def _reference_stage(artifact: Artifact, run: parity.Run, checkpoint: Artifact, 
             str(checkpoint.path),
             "give the checkpoint it was exported from",
         )
-    feeds = parity.feeds(TextTokenizer(artifact), parity.ledger_texts(rows)[0])
-    most = TASKS[artifact.manifest.task].compared
-    expected = parity.outputs(parity.runner(reference_session(checkpoint), checkpoint), feeds, most)
-    actual = parity.outputs(run, feeds, most)
+    task = TASKS[artifact.manifest.task]
+    feeds = parity.feeds(TextTokenizer(artifact), parity.ledger_texts(rows, task)[0])
+    expected = parity.outputs(parity.runner(reference_session(checkpoint), checkpoint), feeds, task.compared)
+    actual = parity.outputs(run, feeds, task.compared)
     return parity.compare("reference", _kind(artifact), expected, actual, parity.choices_of(artifact.manifest))
 
 
