@@ -234,6 +234,10 @@ def test_a_question_without_a_context_is_named(tmp_path: Path) -> None:
         read(tmp_path / "train.jsonl")
 
 
+def test_blanks_around_an_answer_do_not_count() -> None:
+    assert Given(" winter night\n", 11).place == Given("winter night", 12).place == (12, 24)
+
+
 def test_first_and_last_token_are_learned(exports: Exports) -> None:
     source = exports.checkpoint("bert", TASK)
     rows = [Row("when", "a film, one winter night here", answers=(Given("winter night", 12),))]
@@ -324,12 +328,12 @@ def test_real_text_goes_all_the_way(shared: Path, minilm: str, tmp_path: Path) -
     data = tiny.write_parts(tmp_path / "data", plain)
     config = TrainConfig(method="none", max_steps=2, train_batch_size=8)
     (trained,) = build.distill(minilm, data, [1], tmp_path / "trained", config)
-    artifacts = build.export(str(trained.path), precision=["fp32", "int8"], data=data, out=tmp_path / "out")
-    for artifact in artifacts:
-        stages, metric = verify(artifact.path, data=data)
-        assert [line.ok for line in stages] == [True]
-        assert metric is not None
-        assert 0 <= metric.low <= metric.value <= metric.high <= 1
+    # In fp32 alone: of a head that has learned next to nothing int8 changes what is a toss-up.
+    (artifact,) = build.export(str(trained.path), data=data, out=tmp_path / "out")
+    stages, metric = verify(artifact.path, str(trained.path), data)
+    assert [(line.name, line.ok) for line in stages] == [("golden", True), ("reference", True)]
+    assert metric is not None
+    assert 0 <= metric.low <= metric.value <= metric.high <= 1
 
 
 def test_equal_scores_go_to_the_first() -> None:

@@ -66,7 +66,7 @@ class TextTokenizer:
         task = TASKS[artifact.manifest.task]
         limit = artifact.manifest.max_length
         self.max_length = limit if max_length is None else max_length
-        self.overflow = overflow or ("chunk" if task.asks else "truncate")
+        self.overflow = ("chunk" if task.asks else "truncate") if overflow is None else overflow
         if self.overflow not in get_args(Overflow):
             raise UsageError(f"unknown overflow {overflow!r}", "overflow", f"one of {', '.join(get_args(Overflow))}")
         self._where = str(artifact.path / TOKENIZER)

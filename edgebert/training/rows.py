@@ -30,8 +30,9 @@ class Given:
 
     @property
     def place(self) -> Place:
-        """Where it begins and ends."""
-        return self.start, self.start + len(self.text)
+        """Where it begins and ends, blanks around it left out."""
+        start = self.start + len(self.text) - len(self.text.lstrip())
+        return start, start + len(self.text.strip())
 
 
 @dataclass(frozen=True)
@@ -167,10 +168,9 @@ def _checked_answers(value: Any, context: str, where: str) -> tuple[Given, ...]:
 
 def _check_stands(answer: Given, context: str, where: str) -> None:
     """Raise InputError unless the context has the answer where it is said to begin."""
-    start, end = answer.place
-    there = context[start:end] if start >= 0 else ""
+    there = context[answer.start : answer.start + len(answer.text)] if answer.start >= 0 else ""
     if not answer.text.strip() or there != answer.text:
-        what = f"the context has {there!r:.40} at {start}, not {answer.text!r:.40}"
+        what = f"the context has {there!r:.40} at {answer.start}, not {answer.text!r:.40}"
         raise InputError(what, where, "count start in characters, from 0")
 
 
