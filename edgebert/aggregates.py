@@ -61,5 +61,7 @@ AGGREGATES: Mapping[str, Aggregate] = {
     "spearman": rank_correlation,
     "micro_f1": micro_f1,
     "entity_f1": micro_f1,
+    "answer_f1": mean,
+    "exact_match": mean,
     "masked_accuracy": ratio,
 }

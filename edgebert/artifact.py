@@ -255,11 +255,18 @@ def problem_of(manifest: Manifest) -> Problem:
     return task.problem(manifest.problem) or task.problems[0]
 
 
-def width_of(manifest: Manifest) -> int | None:
-    """How many numbers the last axis of the outputs has; None where it is the sequence."""
+def axis_size(manifest: Manifest, axis: str) -> int | None:
+    """How long an axis of the outputs is; None where it is not always the same."""
     shape = manifest.architecture
-    widths = {"labels": len(manifest.labels), "hidden": shape.hidden, "vocab": shape.vocab}
-    return widths.get(TASKS[manifest.task].outputs[0].shape[-1])
+    sequence = None if manifest.fixed is None else manifest.fixed[1]
+    sizes = {"labels": len(manifest.labels), "hidden": shape.hidden, "vocab": shape.vocab, "sequence": sequence}
+    return sizes[axis]
+
+
+def width_of(manifest: Manifest) -> int:
+    """How many numbers the last axis of the joined outputs has (see :meth:`~edgebert.tasks.Task.joined`)."""
+    outputs = TASKS[manifest.task].outputs
+    return len(outputs) if len(outputs) > 1 else axis_size(manifest, outputs[0].shape[-1]) or 0
 
 
 def hash_line(sha256: str) -> bytes:

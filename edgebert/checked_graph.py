@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgebert.artifact import Artifact, Manifest, width_of
+from edgebert.artifact import Artifact, Manifest, axis_size
 from edgebert.errors import InputError
 from edgebert.families import Family, family_of
 from edgebert.graph_guard import EXTERNAL, GRAPH, Graph, inspect
@@ -35,7 +35,9 @@ def check_agreement(manifest: Manifest, graph: Graph, where: str) -> None:
         _same(f"shape of {spec.name}", sizes, graph.inputs[spec.name], where)
     _same("outputs", [output.name for output in task.outputs], list(graph.outputs), where)
     for output in task.outputs:
-        _same(output.shape[-1], width_of(manifest), (graph.outputs[output.name] or (None,))[-1], where)
+        _same(
+            output.shape[-1], axis_size(manifest, output.shape[-1]), (graph.outputs[output.name] or (None,))[-1], where
+        )
     vocab, hidden = _table(graph, family.word_table, where)
     positions = _table(graph, family.position_table, where)[0] - family.position_offset
     _same("vocab", manifest.architecture.vocab, vocab, where)

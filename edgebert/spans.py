@@ -30,6 +30,16 @@ def joined(words: Sequence[str]) -> tuple[str, list[Place]]:
     return " ".join(words), places
 
 
+def stripped(text: str, place: Place) -> Place:
+    """A place in a text without the blanks around it, which some tokenizers count to the word after them."""
+    start, end = place
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end
+
+
 def words_of(places: Sequence[Place], numbers: Sequence[int | None]) -> list[Word]:
     """The words that a tokenizer has cut a text into, from each token's place and number of its word.
 

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from edgebert.errors import UsageError
 
-Kind = Literal["label", "labels", "score", "tags", "text", "none"]
-Choice = Literal["class", "each"]
-Head = Literal["sentence", "token", "vocabulary", "none"]
-Use = Literal["predict", "encode", "tag", "fill"]
+Kind = Literal["label", "labels", "score", "tags", "answers", "text", "none"]
+Choice = Literal["class", "each", "place"]
+Head = Literal["sentence", "token", "span", "vocabulary", "none"]
+Use = Literal["predict", "encode", "tag", "answer", "fill"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Problem:
     ``name`` is transformers' ``problem_type`` where it has one. ``data`` is the kind of data it learns from
     (``text``: from the words of unlabelled text itself),
     ``metric`` what it is judged by, and ``choice`` what the outputs decide: the best of all classes, a yes or
-    no for each, or (None) nothing.
+    no for each, the best of all tokens for each output, or (None) nothing.
     """
 
     name: str
@@ -73,7 +73,12 @@ class Task:
     @property
     def points(self) -> bool:
         """Whether answers point into the text, so that the places of tokens are needed."""
-        return self.use in ("tag", "fill")
+        return self.use in ("tag", "fill", "answer")
+
+    @property
+    def asks(self) -> bool:
+        """Whether a text is a question with its context, and a long context is read in windows that overlap."""
+        return self.use == "answer"
 
     def joined(self, found: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """The graph's outputs as one array: the only one, or all of them side by side on a last axis."""
@@ -111,6 +116,15 @@ TASKS: Mapping[str, Task] = {
             use="tag",
             outputs=(Output("logits", ("batch", "sequence", "labels")),),
             problems=(Problem("tagging", data="tags", metric="entity_f1", choice="class"),),
+        ),
+        Task(
+            "question-answering",
+            auto_class="AutoModelForQuestionAnswering",
+            head_suffix="ForQuestionAnswering",
+            head="span",
+            use="answer",
+            outputs=(Output("start_logits", ("batch", "sequence")), Output("end_logits", ("batch", "sequence"))),
+            problems=(Problem("extraction", data="answers", metric="answer_f1", choice="place"),),
         ),
         Task(
             "fill-mask",

@@ -48,7 +48,8 @@ def seal(
 
 
 def _card(manifest: Manifest, config: SealConfig) -> str:
-    shape = manifest.architecture
+    shape, task = manifest.architecture, TASKS[manifest.task]
+    example = '("a question", "the text that answers it")' if task.asks else '"some text"'
     lines = [
         f"# {manifest.name}, {shape.layers} layers, {config.precision}",
         "",
@@ -68,7 +69,7 @@ def _card(manifest: Manifest, config: SealConfig) -> str:
         "",
         "```python",
         "import edgebert",
-        f'edgebert.load("<this folder>").{TASKS[manifest.task].use}(["some text"])',
+        f'edgebert.load("<this folder>").{task.use}([{example}])',
         "```",
         "",
     ]

@@ -190,15 +190,39 @@ def test_one_bad_item_does_its_neighbours_no_harm(classifier: Model, monkeypatch
     assert isinstance(lone, ItemError)
 
 
-def test_encoders_and_taggers_have_their_own_methods(exports: Exports) -> None:
+CONTEXT = ("which film?", " ".join(TEXTS[:5]))
+METHODS: dict[str, tuple[str, Any, Callable[[Model], Any]]] = {
+    "feature-extraction": ("encode", TEXTS[0], lambda model: model.encode(TEXTS[:1])[0]),
+    "token-classification": ("tag", TEXTS[0], lambda model: model.tag(TEXTS[:1])[0]),
+    "question-answering": ("answer", CONTEXT, lambda model: model.answer([CONTEXT])[0]),
+}
+
+
+@pytest.mark.parametrize("task", METHODS)
+def test_each_task_has_its_method(task: str, exports: Exports) -> None:
+    method, text, alone = METHODS[task]
+
     async def main(model: Model) -> Any:
         async with edgebert.Batcher(model) as batcher:
             with pytest.raises(UsageError, match="this is not a classifier"):
                 await batcher.predict("a film")
-            return await (batcher.encode if model.artifact.manifest.pooling else batcher.tag)(TEXTS[0])
+            return await getattr(batcher, method)(text)
 
-    with load(exports.artifact("bert", TASKS[1]).path, threads=1) as encoder:
-        np.testing.assert_allclose(asyncio.run(main(encoder)), encoder.encode(TEXTS[:1])[0], atol=1e-6)
+    with load(exports.artifact("bert", task).path, threads=1) as model:
+        found = asyncio.run(main(model))
+        if method == "encode":
+            np.testing.assert_allclose(found, alone(model), atol=1e-6)
+        else:
+            assert found == alone(model)
+
+
+def test_an_item_that_the_task_does_not_take_is_refused_before_it_waits(exports: Exports) -> None:
+    with load(exports.artifact("bert", "question-answering").path, threads=1) as model:
+        with edgebert.Batcher(model) as batcher, pytest.raises(ItemError, match="one text where a question"):
+            batcher.submit("a film")
+    with load(exports.artifact("bert", "token-classification").path, threads=1) as model:
+        with edgebert.Batcher(model) as batcher, pytest.raises(ItemError, match="a pair where a text"):
+            batcher.submit(("a", "film"))
 
 
 def test_a_long_text_does_not_hold_up_the_event_loop(classifier: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,8 +85,8 @@ def test_the_graph_takes_one_shape_and_computes_none(family: str, task: str, pre
     onnx.checker.check_model(model, full_check=True)
     for value in model.graph.input:
         assert [size.dim_value for size in value.type.tensor_type.shape.dim] == [BATCH, SEQUENCE]
-    (output,) = model.graph.output
-    assert all(size.dim_value for size in output.type.tensor_type.shape.dim)
+    sizes = [size.dim_value for output in model.graph.output for size in output.type.tensor_type.shape.dim]
+    assert all(sizes)
     assert not [node for node in model.graph.node if node.op_type in ("Shape", "Size", "Range", "ConstantOfShape")]
     engine = onnxruntime.InferenceSession(artifact.path / MODEL, providers=["CPUExecutionProvider"])
     odd = {spec.name: np.ones((1, 3), dtype=np.int64) for spec in artifact.manifest.inputs}

@@ -116,13 +116,13 @@ def test_every_mask_gives_what_pytorch_gives(
     name: str, family: str, task: str, target: str, precision: str, sessions: Sessions
 ) -> None:
     source, mask = sessions.source(family, task), MASKS[name]()
-    session, output = sessions.on(target, precision, family, task), TASKS[task].outputs[0].name
+    session, joined = sessions.on(target, precision, family, task), TASKS[task].joined
     feed = feed_of(source, mask)
     # The same with tokens under the mask: roberta counts its positions by these, and so must we.
     full = {**feed_of(source, np.ones_like(mask), seed=1), "attention_mask": mask}
     for given in (feed, full):
-        expected = sessions.reference(family, task).run(given)[output]
-        assert_right(precision, expected, session.run(given)[output], mask)
+        expected = joined(sessions.reference(family, task).run(given))
+        assert_right(precision, expected, joined(session.run(given)), mask)
 
 
 @each_way
@@ -132,11 +132,11 @@ def test_sides_and_holes_are_not_the_same_thing(
 ) -> None:
     # What the tests above would not see, were a mask never looked at.
     source = sessions.source(family, task)
-    session = sessions.on(target, precision, family, task)
+    session, joined = sessions.on(target, precision, family, task), TASKS[task].joined
     feed = feed_of(source, np.ones((5, WIDTH), dtype=np.int64))
-    plain = session.run(feed)[TASKS[task].outputs[0].name]
+    plain = joined(session.run(feed))
     for mask in (right(), holes()):
-        changed = session.run({**feed, "attention_mask": mask})[TASKS[task].outputs[0].name]
+        changed = joined(session.run({**feed, "attention_mask": mask}))
         assert not compare("mask", "fp32", visible(plain, mask), visible(changed, mask), None).ok
 
 
@@ -146,30 +146,30 @@ def test_a_row_without_tokens_is_finite_and_leaves_the_others_alone(
     family: str, task: str, target: str, precision: str, sessions: Sessions
 ) -> None:
     source, mask = sessions.source(family, task), right()
-    session, output = sessions.on(target, precision, family, task), TASKS[task].outputs[0].name
+    session, joined = sessions.on(target, precision, family, task), TASKS[task].joined
     mask[2] = 0
     feed = feed_of(source, np.maximum(mask, np.eye(5, WIDTH, k=-2, dtype=np.int64)))
     masked = {**feed, "attention_mask": mask}
-    actual = session.run(masked)[output]
+    actual = joined(session.run(masked))
     assert np.isfinite(actual).all()
-    assert_right(precision, sessions.reference(family, task).run(masked)[output], actual, mask)
+    assert_right(precision, joined(sessions.reference(family, task).run(masked)), actual, mask)
     # Nor do the others change for it.
-    assert_right(precision, session.run(feed)[output], actual, mask)
-    alone = session.run({name: array[2:3] for name, array in masked.items()})[output]
+    assert_right(precision, joined(session.run(feed)), actual, mask)
+    alone = joined(session.run({name: array[2:3] for name, array in masked.items()}))
     assert np.isfinite(alone).all()
 
 
 @each_way
 @each_model
 def test_token_types_may_be_left_out(family: str, task: str, target: str, precision: str, sessions: Sessions) -> None:
-    source, output = sessions.source(family, task), TASKS[task].outputs[0].name
-    session = sessions.on(target, precision, family, task)
+    source = sessions.source(family, task)
+    session, joined = sessions.on(target, precision, family, task), TASKS[task].joined
     feed = feed_of(source, right())
     bare = {name: array for name, array in feed.items() if name != "token_type_ids"}
     zeros = {**feed, "token_type_ids": np.zeros_like(feed["input_ids"])} if "token_type_ids" in feed else feed
-    assert np.array_equal(session.run(bare)[output], session.run(zeros)[output])
-    expected = sessions.reference(family, task).run(bare)[output]
-    assert_right(precision, expected, session.run(bare)[output], right())
+    assert np.array_equal(joined(session.run(bare)), joined(session.run(zeros)))
+    expected = joined(sessions.reference(family, task).run(bare))
+    assert_right(precision, expected, joined(session.run(bare)), right())
 
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"

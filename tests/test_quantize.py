@@ -143,7 +143,7 @@ def test_a_gemm_becomes_integer_or_is_reported(
 
 
 # A dense layer and the classifier; the classifier alone; a dense layer and the table of words.
-HEADS = {"text-classification": 2, "token-classification": 1, "fill-mask": 2}
+HEADS = {"text-classification": 2, "token-classification": 1, "question-answering": 1, "fill-mask": 2}
 
 
 def linears(family: str, task: str, layers: int) -> int:

@@ -24,7 +24,7 @@ from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.shaping.depth import TruncateConfig, truncate
 
 FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra")
-TASKS = ("text-classification", "feature-extraction", "token-classification", "fill-mask")
+TASKS = ("text-classification", "feature-extraction", "token-classification", "fill-mask", "question-answering")
 LABELS = ("no", "maybe", "yes")
 TAGS = ("O", "B-thing", "I-thing", "B-time")
 HIDDEN, HEADS, FFN, MAX_LENGTH = 32, 4, 64, 64
@@ -38,6 +38,7 @@ AUTO_CLASSES = {
     "feature-extraction": "AutoModel",
     "token-classification": "AutoModelForTokenClassification",
     "fill-mask": "AutoModelForMaskedLM",
+    "question-answering": "AutoModelForQuestionAnswering",
 }
 
 # What the slower tests go through: each family as a classifier, and bert over each task. `test_families.py` has

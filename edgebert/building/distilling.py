@@ -19,7 +19,7 @@ from edgebert.errors import UsageError
 from edgebert.machine import file_name
 from edgebert.shaping.checkpoint import MODULES, HeadConfig, add_head, open_checkpoint
 from edgebert.shaping.depth import KEEP_FIRST, check_keep
-from edgebert.tasks import task_for
+from edgebert.tasks import Kind, task_for
 from edgebert.training.data import Data, match_labels, read
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgebert")
 
-# What the only label of a regression is called.
-_SCORE = "score"
+# The label of data that has no names for any: what the only one of a regression is called.
+_UNNAMED: Mapping[Kind, tuple[str, ...]] = {"score": ("score",)}
 
 
 def learns_labels(source: Artifact, data: Data) -> bool:
@@ -48,14 +48,13 @@ def with_head(model: str, data: Data, out: Path, seed: int = 0) -> tuple[Artifac
     A checkpoint fine-tuned for these labels is taken as it is; any other gets a fresh head at ``out``.
     """
     source = open_checkpoint(model)
-    kind = problem_of(source.manifest).data
-    matched = match_labels(data, source.manifest.labels, kind) if source.manifest.labels else None
+    matched = match_labels(data, source.manifest.labels, problem_of(source.manifest).data)
     if matched is not None:
         return source, matched, True
     if out.exists():
         return Artifact.open(out), data, False
     task, problem = task_for(data.kind)
-    config = HeadConfig(data.labels or (_SCORE,), seed, task.name, problem.name)
+    config = HeadConfig(data.labels or _UNNAMED.get(data.kind, ()), seed, task.name, problem.name)
     return stage.run("head", add_head, source, config, out), data, False
 
 

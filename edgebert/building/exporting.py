@@ -216,7 +216,7 @@ def export(
     needed = bytes_needed(source, [len(kept) for kept in keeps], [p for _, p in ways])
     needed += 0 if prune is None else sizes.weight_bytes(shape_of(source))["fp32"]
     stage.require_space(Path(out), needed, "export")
-    texts, texts_from = parity.ledger_texts(rows)
+    texts, texts_from = parity.ledger_texts(rows, TASKS[source.manifest.task])
     log.info("%s, verified on %s", source.manifest.name, texts_from)
     done = []
     with workplace(Path(out)) as work:

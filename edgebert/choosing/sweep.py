@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgebert import build, stage
-from edgebert.artifact import Artifact
+from edgebert.artifact import Artifact, problem_of
 from edgebert.child import ChildDied, ChildFailed
 from edgebert.choosing.candidate import Candidate, Report
 from edgebert.choosing.journal import Journal
@@ -113,8 +113,8 @@ def _check_training(request: FitRequest, data: Data, source: Artifact) -> None:
 
     for config in (request.student, request.teacher):
         check_settings(config)
-    if data.kind == "none" and source.manifest.labels:
-        raise UsageError("the data has no labels for this classifier", request.data, "add a label column")
+    if data.kind == "none" and problem_of(source.manifest).data not in ("none", "text"):
+        raise UsageError("the data has no labels for this model", request.data, "add a column label, tags or answers")
     encoder = source.manifest.pooling is not None and not build.learns_labels(source, data)
     if encoder and not method_named(request.student.method).encoder_terms:
         remedy = "use --method hidden or logits"

@@ -20,8 +20,12 @@ def _show(document: Document) -> str:
     ]  # fmt: skip
     lines = [table(("step", "max error", "tolerance", "cosine", "same label", ""), rows)]
     if metric := document["metric"]:
-        lines.append(f"{metric['name']} {metric['value']:.4f} ({metric['low']:.4f} to {metric['high']:.4f})")
+        lines += [_metric(found) for found in (metric, metric.get("exact_match")) if found]
     return "\n".join(lines)
+
+
+def _metric(metric: Document) -> str:
+    return f"{metric['name']} {metric['value']:.4f} ({metric['low']:.4f} to {metric['high']:.4f})"
 
 
 @command("edgebert verify edgebert-out/best --data reviews.csv", _show)

@@ -15,6 +15,7 @@ from edgebert.judging.metrics import (
     Scores,
     accuracy,
     agreement,
+    answer_f1,
     cosine_rows,
     entity_f1,
     masked_accuracy,
@@ -38,10 +39,10 @@ def text_of(row: Row) -> Text:
 def evaluate(model: Model, rows: Sequence[Row], reference: Model | None = None) -> Scores:
     """Scores of ``model`` on ``rows``, by the metric of its task's problem.
 
-    A classifier: accuracy, or micro F1 where texts have several labels. A tagger: F1 of entities. A masked model:
-    the share of hidden tokens it guesses. A regression: Spearman's rank correlation. An encoder: the same of its
-    vectors' cosines with the rated pairs, or, where rows are not rated, the cosine with the ``reference`` encoder's
-    vectors. Raises InputError where the rows do not allow any of these.
+    A classifier: accuracy, or micro F1 where texts have several labels. A tagger: F1 of entities. A model that answers
+    questions: F1 of words. A masked model: the share of hidden tokens it guesses. A regression: Spearman's rank
+    correlation. An encoder: the same of its vectors' cosines with the rated pairs, or, where rows are not rated, the
+    cosine with the ``reference`` encoder's vectors. Raises InputError where the rows do not allow any of these.
     """
     judge = _JUDGES.get(problem_of(model.artifact.manifest).data)
     return judge(model, rows) if judge else _encoded(model, rows, reference)
@@ -108,6 +109,14 @@ def _tagged(model: Model, rows: Sequence[Row]) -> Scores:
     return entity_f1(predicted, expected)
 
 
+def _answered(model: Model, rows: Sequence[Row]) -> Scores:
+    expected = [[answer.text for answer in row.answers] for row in rows if row.answers]
+    if len(expected) != len(rows):
+        raise InputError("no answers to judge by", "the data", "add an answers column")
+    pairs = [(row.text, row.text_b or "") for row in rows]
+    return answer_f1([answer.text for part in _parts(pairs) for answer in model.answer(part)], expected)
+
+
 def _guessed(model: Model, rows: Sequence[Row]) -> Scores:
     """A seeded 15 % of each text's tokens, hidden and guessed."""
     mask, counts = model.tokenizer.mask_id, []
@@ -131,6 +140,7 @@ _JUDGES: Mapping[str, Callable[[Model, Sequence[Row]], Scores]] = {
     "labels": _multiply_classified,
     "score": _rated,
     "tags": _tagged,
+    "answers": _answered,
     "text": _guessed,
 }
 

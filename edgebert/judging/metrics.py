@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edgebert.aggregates import AGGREGATES, Aggregate, Float
 from edgebert.spans import entity_counts
+from edgebert.squad import compared
 
 RESAMPLES = 1000
 _LEVEL = 0.95
@@ -30,11 +31,18 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class AnswerMetric(Metric):
+    """F1 of answers, and the other number that SQuAD's evaluation script prints beside it."""
+
+    exact_match: Metric
+
+
+@dataclass(frozen=True)
 class Scores:
     """What a metric is computed from, one row a text.
 
-    [n, 1] of 0/1 hits, [n, 2] of paired ratings or of counts (right, all), or [n, 3] of counts (right, answered,
-    expected).
+    [n, 1] of 0/1 hits, [n, 2] of paired ratings, of counts (right, all) or of F1 and exact match, or [n, 3] of counts
+    (right, answered, expected).
     A classifier's also hold what was answered: ``predicted`` [n] are indices into ``labels``, which has the
     artifact's own order, and ``confidence`` [n] is the probability of each answer.
     """
@@ -74,6 +82,24 @@ def entity_f1(predicted: Sequence[Sequence[str]], expected: Sequence[Sequence[st
     """
     counts = [entity_counts(p, e) for p, e in zip(predicted, expected, strict=True)]
     return Scores("entity_f1", np.array(counts, dtype=np.float64).reshape(-1, 3))
+
+
+def answer_f1(predicted: Sequence[str], expected: Sequence[Sequence[str]]) -> Scores:
+    """Mean F1 of the words of answers with the nearest of those expected, as SQuAD's evaluation script has it.
+
+    The second column is exact match: 1 where the answer is equal to one that was expected.
+    """
+    rows = [compared(p, e) for p, e in zip(predicted, expected, strict=True)]
+    return Scores("answer_f1", np.array(rows, dtype=np.float64).reshape(-1, 2))
+
+
+def whole_metric(scores: Scores) -> Metric:
+    """The metric with all that belongs to it: of answers an :class:`AnswerMetric`."""
+    found = scores.metric_value()
+    if scores.metric != "answer_f1":
+        return found
+    exact = Scores("exact_match", scores.rows[:, 1:]).metric_value()
+    return AnswerMetric(found.name, found.value, found.low, found.high, exact)
 
 
 def masked_accuracy(counts: Sequence[tuple[int, int]]) -> Scores:

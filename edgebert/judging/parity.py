@@ -19,7 +19,7 @@ from edgebert.judging.metrics import cosine_rows
 from edgebert.registry import target_named
 from edgebert.runtimes.session import Session, SessionConfig
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
-from edgebert.tasks import TASKS
+from edgebert.tasks import TASKS, Task
 from edgebert.training.data import Data, sample_texts
 
 Float = npt.NDArray[np.floating]
@@ -30,6 +30,8 @@ Choices = Callable[[Float], Float]
 _BATCH = 8
 # Texts that the ledger is written on.
 PARITY_TEXTS = 48
+# How many of the sample's shortest texts stand for questions.
+_SHORT = 7
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,15 @@ def _spread(rows: Float, most: int | None) -> Float:
 
 
 def choices_of(manifest: Manifest) -> Choices | None:
-    """What the outputs of an artifact decide: a class for each of its rows, yes or no for each class, or nothing."""
-    width = width_of(manifest) or -1
+    """What the outputs of an artifact decide: a class for each of its rows, yes or no for each class, or nothing.
+
+    Or a place: of several outputs, each has its largest at one of the tokens.
+    """
+    width = width_of(manifest)
     layouts: dict[str, Choices] = {
         "class": lambda row: row.reshape(-1, width),
         "each": lambda row: np.column_stack([row, np.zeros_like(row)]),
+        "place": lambda row: row.reshape(-1, width).T,
     }
     choice = problem_of(manifest).choice
     return None if choice is None else layouts[choice]
@@ -180,14 +186,18 @@ def runner(session: Session, artifact: Artifact) -> Run:
     return lambda feed: task.joined(session.run(feed))
 
 
-def sample() -> list[Text]:
-    """The packaged text sample: thirty texts of 1 to 93 words."""
-    return list(files("edgebert").joinpath("data/sample.txt").read_text("utf-8").splitlines())
+def sample(task: Task | None = None) -> list[Text]:
+    """The packaged text sample: thirty texts of 1 to 93 words; for a task that wants pairs each after a short one."""
+    texts = files("edgebert").joinpath("data/sample.txt").read_text("utf-8").splitlines()
+    if task is None or not task.asks:
+        return list(texts)
+    short = sorted(texts, key=len)[:_SHORT]
+    return [(short[number % _SHORT], text) for number, text in enumerate(texts)]
 
 
-def ledger_texts(data: Data | None) -> tuple[list[Text], str]:
+def ledger_texts(data: Data | None, task: Task | None = None) -> tuple[list[Text], str]:
     """Texts for the ledger and where they are from: the data's train part, or the packaged sample."""
     if data is None:
-        return sample(), "edgebert's packaged text sample"
+        return sample(task), "edgebert's packaged text sample"
     rows = sample_texts(data.train, PARITY_TEXTS)
     return [text_of(row) for row in rows], f"{len(rows)} texts of {data.name} (train)"

@@ -13,7 +13,7 @@ from edgebert.errors import UsageError
 from edgebert.judging import parity
 from edgebert.judging.evaluate import evaluate
 from edgebert.judging.golden import read_golden
-from edgebert.judging.metrics import Metric
+from edgebert.judging.metrics import Metric, whole_metric
 from edgebert.serving.model import Model, load
 from edgebert.serving.tokens import TextTokenizer
 from edgebert.shaping.checkpoint import open_checkpoint
@@ -45,15 +45,15 @@ def _metric(model: Model, data: Data) -> Metric | None:
     """The task metric on test; None for an encoder where pairs are not rated."""
     manifest = model.artifact.manifest
     kind = problem_of(manifest).data
-    if manifest.labels:
+    if kind == "none" and data.kind != "score":
+        return None
+    if kind not in ("none", "text"):
         matched = match_labels(data, manifest.labels, kind)
         if matched is None:
-            known = ", ".join(manifest.labels[:5])
+            known = ", ".join(manifest.labels[:5]) or kind
             raise UsageError("labels of the data are not the artifact's", data.name, f"it knows {known}")
         data = matched
-    elif kind != "text" and data.kind != "score":
-        return None
-    return evaluate(model, data.test).metric_value()
+    return whole_metric(evaluate(model, data.test))
 
 
 def _golden_stage(artifact: Artifact, run: parity.Run) -> parity.Stage:
@@ -72,10 +72,10 @@ def _reference_stage(artifact: Artifact, run: parity.Run, checkpoint: Artifact, 
             str(checkpoint.path),
             "give the checkpoint it was exported from",
         )
-    feeds = parity.feeds(TextTokenizer(artifact), parity.ledger_texts(rows)[0])
-    most = TASKS[artifact.manifest.task].compared
-    expected = parity.outputs(parity.runner(reference_session(checkpoint), checkpoint), feeds, most)
-    actual = parity.outputs(run, feeds, most)
+    task = TASKS[artifact.manifest.task]
+    feeds = parity.feeds(TextTokenizer(artifact), parity.ledger_texts(rows, task)[0])
+    expected = parity.outputs(parity.runner(reference_session(checkpoint), checkpoint), feeds, task.compared)
+    actual = parity.outputs(run, feeds, task.compared)
     return parity.compare("reference", _kind(artifact), expected, actual, parity.choices_of(artifact.manifest))
 
 

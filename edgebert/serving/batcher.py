@@ -20,6 +20,7 @@ from edgebert.serving.answers import Float, Prediction
 from edgebert.serving.entities import Entity
 from edgebert.serving.line import PATIENCE, Line, Request
 from edgebert.serving.model import Model
+from edgebert.serving.questions import Answer
 from edgebert.serving.tokens import Text, Tokens
 from edgebert.serving.traffic import Counts, Metrics
 from edgebert.tasks import Use
@@ -76,6 +77,11 @@ class Batcher:
     async def tag(self, text: str, timeout_ms: float | None = None) -> list[Entity]:
         """The entities of one text; raises as :meth:`predict` does."""
         found: list[Entity] = await self._ask("tag", text, timeout_ms)
+        return found
+
+    async def answer(self, question: tuple[str, str], timeout_ms: float | None = None) -> Answer:
+        """The answer to one (question, context); raises as :meth:`predict` does."""
+        found: Answer = await self._ask("answer", question, timeout_ms)
         return found
 
     def submit(self, text: Text, timeout_ms: float | None = None) -> Future[Any]:

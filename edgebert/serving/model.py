@@ -11,28 +11,31 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgebert.artifact import Artifact, Pooling, problem_of
+from edgebert.artifact import Artifact, Pooling, problem_of, width_of
 from edgebert.errors import InputError, ItemError, UsageError
 from edgebert.families import FAMILIES
 from edgebert.files import private_folder
 from edgebert.graph_guard import EXTERNAL, GRAPH
+from edgebert.quotes import LONGEST
 from edgebert.registry import Target, target_named
 from edgebert.runtimes.session import Session, SessionConfig, closed
 from edgebert.serving.answers import READERS, Float, Prediction, normalized, pool
 from edgebert.serving.blanks import Blank, Guess, likeliest
 from edgebert.serving.entities import Entity, entities_of, word_labels
+from edgebert.serving.questions import Answer, answer_of
 from edgebert.serving.tokens import Batch, Overflow, Text, TextTokenizer, Tokens, batches
 from edgebert.spans import Place, joined
 from edgebert.tasks import TASKS, Use
 
 log = logging.getLogger("edgebert")
 
-Answers = list[Prediction] | Float | list[list[Entity]] | list[list[Blank]]
+Answers = list[Prediction] | Float | list[list[Entity]] | list[Answer] | list[list[Blank]]
 T = TypeVar("T")
 _WANTED: dict[Use, str] = {
     "predict": "a classifier",
     "encode": "an encoder",
     "tag": "a tagger",
+    "answer": "a model that answers questions",
     "fill": "a masked model",
 }
 
@@ -47,7 +50,7 @@ def load(
     max_length: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     trust_engine: bool = False,
-    overflow: Overflow = "truncate",
+    overflow: Overflow | None = None,
 ) -> Model:
     """Open an artifact for answering.
 
@@ -55,7 +58,8 @@ def load(
     ``max_length`` (tokens, specials included) to the model's own. ``cache_dir`` and ``trust_engine``
     concern targets that compile engines; the folder is made (0700) where there is none. ``overflow`` is
     what becomes of texts longer than ``max_length``: ``truncate`` cuts them, ``error`` raises ItemError,
-    ``chunk`` reads them in consecutive windows, whose answers are averaged by their tokens.
+    ``chunk`` reads them in consecutive windows, whose answers are averaged by their tokens. Unless it is said,
+    texts are cut, and contexts of questions read in windows that overlap, of which the best answer counts.
 
     Raises InputError for a folder that is no sound artifact, EnvironmentMissing where the target cannot
     run here or others can write to ``cache_dir``.
@@ -124,18 +128,32 @@ class Model:
         of neither kind is an entity of one word. Says once, in the log, that texts were cut.
         """
         self.require("tag")
-        return self._entities(self._told(self._single(texts)))
+        return self._entities(self._told(self.tokenize(texts)))
 
     def tag_words(self, texts: Sequence[Sequence[str]]) -> list[list[str]]:
         """One label for each of the words that texts are given as; ``O`` for words beyond what the model reads."""
         self.require("tag")
         laid_out = [joined(words) for words in texts]
-        tokens = self._told(self._single([text for text, _ in laid_out]))
+        tokens = self._told(self.tokenize([text for text, _ in laid_out]))
         names, logits = self.artifact.manifest.labels, self._token_logits(tokens)
         return [
             word_labels(rows, item, places, names)
             for rows, item, (_, places) in zip(logits, tokens, laid_out, strict=True)
         ]
+
+    def answer(
+        self, questions: Sequence[tuple[str, str]], top_k: int = 1, max_answer_tokens: int = LONGEST
+    ) -> list[Answer]:
+        """The answer to each (question, context): a stretch of the context of at most ``max_answer_tokens`` tokens.
+
+        Contexts of any length are read, in windows that overlap. ``top_k`` - 1 next best answers are its ``others``.
+        Raises ItemError for what is no pair.
+        """
+        self.require("answer")
+        for name, value in (("top_k", top_k), ("max_answer_tokens", max_answer_tokens)):
+            if value < 1:
+                raise UsageError(f"{name} is {value}", name, "give at least 1")
+        return self._answered(self.tokenize(questions), top_k, max_answer_tokens)
 
     def fill(self, texts: Sequence[str], top_k: int = 5) -> list[list[Blank]]:
         """The ``top_k`` likeliest tokens for every mask token of each text (``[MASK]``, roberta's ``<mask>``).
@@ -145,7 +163,7 @@ class Model:
         self.require("fill")
         if top_k < 1:
             raise UsageError(f"the {top_k} likeliest tokens", "top_k", "ask for at least one")
-        found = self._blanks(self._told(self._single(texts)), top_k)
+        found = self._blanks(self._told(self.tokenize(texts)), top_k)
         for index, blanks in enumerate(found):
             if not blanks:
                 mask = FAMILIES[self.artifact.manifest.architecture.family].mask_token
@@ -158,12 +176,22 @@ class Model:
         return self._at_masks(tokens, lambda logits, place: int(logits.argmax()))
 
     def tokenize(self, texts: Sequence[Text]) -> list[Tokens]:
-        """The first half of an answer, apart, for those who time or reuse it, or ask what was ``truncated``."""
+        """The first half of an answer, apart, for those who time or reuse it, or ask what was ``truncated``.
+
+        Raises ItemError for an item that the task does not take.
+        """
         if isinstance(texts, (str, bytes)):
             raise UsageError("one text where a list is expected", repr(texts[:20]), "pass [text]")
         if not isinstance(texts, Sized):
             raise UsageError(f"{type(texts).__name__} where a list is expected", "texts", "pass list(texts)")
-        return self.tokenizer.encode(texts)
+        tokens = self.tokenizer.encode(texts)
+        for index, item in enumerate(texts):
+            pair = isinstance(item, tuple)
+            if self._task.asks and not pair:
+                raise ItemError(index, "one text where a question and its context are expected", "pass a pair")
+            if self._task.points and pair and not self._task.asks:
+                raise ItemError(index, "a pair where a text is expected", "pass one text")
+        return tokens
 
     def finish(self, tokens: list[Tokens]) -> Answers:
         """The second half: what the task's own method makes of tokenized texts."""
@@ -171,6 +199,7 @@ class Model:
             "predict": self._predictions,
             "encode": self._vectors,
             "tag": self._entities,
+            "answer": self._answered,
             "fill": self._blanks,
         }
         return finishes[self._task.use](tokens)
@@ -182,6 +211,10 @@ class Model:
     def _entities(self, tokens: list[Tokens]) -> list[list[Entity]]:
         names, logits = self.artifact.manifest.labels, self._token_logits(tokens)
         return [entities_of(rows, item, names) for rows, item in zip(logits, tokens, strict=True)]
+
+    def _answered(self, tokens: list[Tokens], top_k: int = 1, longest: int = LONGEST) -> list[Answer]:
+        found = self._by_window(tokens, lambda rows, window: rows[: len(window)])
+        return [answer_of(rows, item, top_k, longest) for rows, item in zip(found, tokens, strict=True)]
 
     def _blanks(self, tokens: list[Tokens], top_k: int = 5) -> list[list[Blank]]:
         def blank(logits: Float, place: Place) -> Blank:
@@ -198,7 +231,7 @@ class Model:
             found = (i for i, token in enumerate(window.ids) if token == mask)
             return [make(rows[i], window.places[i]) for i in found]
 
-        parts = self._by_window(tokens, self.artifact.manifest.architecture.vocab, pick)
+        parts = self._by_window(tokens, pick)
         return [[made for part in window for made in part] for window in parts]
 
     def _vectors(self, tokens: list[Tokens]) -> Float:
@@ -261,22 +294,14 @@ class Model:
     def _logits(self, tokens: list[Tokens]) -> Float:
         return self._batched(tokens, len(self.artifact.manifest.labels), lambda out, feed: out)
 
-    def _single(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokens of texts, none of them a pair."""
-        tokens = self.tokenize(texts)
-        for index, text in enumerate(texts):
-            if isinstance(text, tuple):
-                raise ItemError(index, "a pair where a text is expected", "pass one text")
-        return tokens
-
     def _token_logits(self, tokens: list[Tokens]) -> list[Float]:
         """float32 [tokens, labels] of each text: all tokens of all its windows."""
-        width = len(self.artifact.manifest.labels)
-        parts = self._by_window(tokens, width, lambda rows, window: rows[: len(window)])
+        parts = self._by_window(tokens, lambda rows, window: rows[: len(window)])
         return [np.concatenate(part) for part in parts]
 
-    def _by_window(self, tokens: list[Tokens], width: int, pick: Callable[[Float, Tokens], T]) -> list[list[T]]:
+    def _by_window(self, tokens: list[Tokens], pick: Callable[[Float, Tokens], T]) -> list[list[T]]:
         """What ``pick`` takes of the outputs [sequence, width] of each window of each text."""
+        width = width_of(self.artifact.manifest)
         places = [(text, window) for text, item in enumerate(tokens) for window in item.windows]
         windows = [window for _, window in places]
         picked: dict[int, T] = {}

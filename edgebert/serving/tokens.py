@@ -13,9 +13,10 @@ from tokenizers import Encoding
 
 from edgebert.artifact import Artifact
 from edgebert.errors import InputError, ItemError, UsageError
-from edgebert.spans import Place
+from edgebert.spans import Place, stripped
 from edgebert.tasks import TASKS
 from edgebert.tokenizer import TOKENIZER, mapped_panics, mask_id, open_tokenizer, pad_id
+from edgebert.windows import places_in, windows_of
 
 Text = str | tuple[str, str]
 Batch = dict[str, npt.NDArray[np.int64]]
@@ -32,7 +33,8 @@ class Tokens:
 
     ``rest`` holds the windows after the first, where a long text is answered in chunks. ``places`` are each
     token's start and end in the text, without blanks around it, and ``words`` the number of its word (None for
-    special tokens); both only where answers point into the text.
+    special tokens); both only where answers point into the text. Of a question with its context they are about the
+    context, ``text``, alone, and the ``words`` are its tokens.
     """
 
     ids: list[int]
@@ -41,6 +43,7 @@ class Tokens:
     rest: tuple[Tokens, ...] = ()
     places: tuple[Place, ...] = ()
     words: tuple[int | None, ...] = ()
+    text: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,14 +58,16 @@ class TextTokenizer:
     """The tokenizer of an artifact or checkpoint, reading ``max_length`` tokens at once, specials included.
 
     ``overflow`` says what becomes of longer texts: cut (``truncate``), refused (``error``) or read in
-    consecutive windows (``chunk``).
+    consecutive windows (``chunk``), which overlap where they are contexts of questions. None: contexts are read in
+    windows, other texts cut.
     """
 
-    def __init__(self, artifact: Artifact, max_length: int | None = None, overflow: Overflow = "truncate") -> None:
+    def __init__(self, artifact: Artifact, max_length: int | None = None, overflow: Overflow | None = None) -> None:
+        task = TASKS[artifact.manifest.task]
         limit = artifact.manifest.max_length
         self.max_length = limit if max_length is None else max_length
-        self.overflow = overflow
-        if overflow not in get_args(Overflow):
+        self.overflow = ("chunk" if task.asks else "truncate") if overflow is None else overflow
+        if self.overflow not in get_args(Overflow):
             raise UsageError(f"unknown overflow {overflow!r}", "overflow", f"one of {', '.join(get_args(Overflow))}")
         self._where = str(artifact.path / TOKENIZER)
         self._tokenizer = open_tokenizer(artifact)
@@ -72,11 +77,12 @@ class TextTokenizer:
             remedy = f"more than {least}, at most {limit} tokens"
             raise InputError(f"max_length {self.max_length} is out of reach", str(artifact.path), remedy)
         self.specials = self._tokenizer.num_special_tokens_to_add(False)
-        self._tokenizer.enable_truncation(self.max_length, strategy="longest_first")
+        self._points, self._asks = task.points, task.asks
+        if not self._asks:
+            self._tokenizer.enable_truncation(self.max_length, strategy="longest_first")
         self._names = [spec.name for spec in artifact.manifest.inputs]
         self._pad = pad_id(artifact)
         self._artifact = artifact
-        self._points = TASKS[artifact.manifest.task].points
 
     def encode(self, texts: Sequence[Text]) -> list[Tokens]:
         """Tokens of each item. Raises ItemError naming the first item that is no text or too long for the policy."""
@@ -109,11 +115,34 @@ class TextTokenizer:
         return [self._tokens(encoding, text) for encoding, text in zip(found, texts, strict=True)]
 
     def _tokens(self, encoding: Encoding, text: Text) -> Tokens:
+        if self._asks:
+            return self._windows(encoding, text)
         more = encoding.overflowing
         first = self._window(encoding, text)
         if self.overflow != "chunk":
             return replace(first, truncated=True) if more else first
         return replace(first, rest=tuple(self._window(window, text) for window in more)) if more else first
+
+    def _windows(self, encoding: Encoding, text: Text) -> Tokens:
+        """A question with its context, or a context alone: the first window, and the others as its ``rest``."""
+        pair = isinstance(text, tuple)
+        context = text[1] if isinstance(text, tuple) else text
+        windows, cut = windows_of(encoding.sequence_ids, self.max_length, pair=pair)
+        ids, types, offsets = encoding.ids, encoding.type_ids, encoding.offsets
+        first, *rest = (
+            Tokens(
+                [ids[i] for i in window.tokens],
+                [types[i] for i in window.tokens],
+                cut,
+                places=places_in(context, window, offsets),
+                words=window.numbers,
+                text=context,
+            )
+            for window in windows
+        )
+        if self.overflow != "chunk":
+            return replace(first, truncated=cut or bool(rest))
+        return replace(first, rest=tuple(rest))
 
     def _window(self, encoding: Encoding, text: Text) -> Tokens:
         if not self._points or isinstance(text, tuple):
@@ -126,7 +155,7 @@ class TextTokenizer:
             if self.overflow == "error" and tokens.truncated:
                 remedy = "shorten it, or load with overflow='truncate' or 'chunk'"
                 raise ItemError(index, f"longer than {self.max_length} tokens", remedy)
-            if tokens.rest and isinstance(text, tuple):
+            if tokens.rest and isinstance(text, tuple) and not self._asks:
                 what = f"a pair longer than {self.max_length} tokens cannot be read in chunks"
                 raise ItemError(index, what, "shorten it, or load with overflow='truncate'")
 
@@ -142,16 +171,6 @@ class TextTokenizer:
             types[row, : len(item)] = item.types
         arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         return {name: arrays[name] for name in self._names}
-
-
-def stripped(text: str, place: Place) -> Place:
-    """A place in a text without the blanks around it, which some tokenizers count to the word after them."""
-    start, end = place
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return start, end
 
 
 def _parts(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:

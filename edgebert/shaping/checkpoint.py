@@ -317,7 +317,7 @@ def _family(source: Artifact) -> Family:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """A fresh head: the labels it tells apart, the seed of its random weights, and what it is for.
+    """A fresh head: the labels it tells apart if any, the seed of its random weights, and what it is for.
 
     ``problem`` None is the task's usual one.
     """
@@ -337,7 +337,8 @@ def add_head(source: Artifact, config: HeadConfig, out: Path) -> Manifest:
 
     task, encoder = TASKS[config.task], _family(source).base_prefix
     problem = task.problem(config.problem) or task.problems[0]
-    names = dict(enumerate(config.labels))
+    # A head without labels is as wide as there are outputs.
+    names = dict(enumerate(config.labels or (output.name for output in task.outputs)))
     told = {"problem_type": problem.name} if len(task.problems) > 1 else {}
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)

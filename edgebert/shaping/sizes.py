@@ -63,7 +63,8 @@ def shape_of(config: Mapping[str, Any], family: Family, task: Task, labels: int 
         # A head over tokens, or with a dense layer of its own, has no use for the pooler.
         pooler=family.pooler and task.head in ("sentence", "none") and not dense,
         dense_in_head=dense,
-        labels=labels,
+        # A head that points has a row for each of its outputs.
+        labels=len(task.outputs) if task.head == "span" else labels,
         guesses=task.head == "vocabulary",
         embedding=int(config[family.embedding_key]) if family.embedding_key else 0,
     )

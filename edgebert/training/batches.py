@@ -6,37 +6,59 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from tokenizers import Encoding
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
 from edgebert.artifact import Artifact
 from edgebert.spans import Place
+from edgebert.tasks import TASKS
 from edgebert.tokenizer import open_tokenizer
-from edgebert.training.data import Row
 from edgebert.training.objectives.losses import UNLABELLED
+from edgebert.training.rows import Row
+from edgebert.windows import places_in, windows_of
 
 _MEGABATCH = 50
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One tokenized row: token ids, token types and places in the text, special tokens included, no padding."""
+    """A tokenized row or a window of one: token ids, token types and places in the text, specials included, no padding.
+
+    ``row`` is the number of the row. Of a question with its context, ``places`` are those in the context, and
+    ``numbers`` count its tokens across windows (None for others).
+    """
 
     ids: tuple[int, ...]
     types: tuple[int, ...]
     places: tuple[Place, ...] = ()
+    row: int = 0
+    numbers: tuple[int | None, ...] = ()
 
 
 def tokenize(source: Artifact, rows: Sequence[Row], max_length: int) -> list[Encoded]:
-    """Tokenize rows as the checkpoint does, cut to ``max_length`` tokens."""
+    """Tokenize rows as the checkpoint does, cut to ``max_length`` tokens; of questions, all windows in order."""
     tokenizer = open_tokenizer(source)
-    tokenizer.enable_truncation(max_length)
     texts = [row.text if row.text_b is None else (row.text, row.text_b) for row in rows]
+    if TASKS[source.manifest.task].asks:
+        encodings = tokenizer.encode_batch(texts)
+        return [one for i, found in enumerate(encodings) for one in _windows(found, rows[i], i, max_length)]
+    tokenizer.enable_truncation(max_length)
     return [
-        Encoded(tuple(found.ids), tuple(found.type_ids), tuple(found.offsets))
-        for found in tokenizer.encode_batch(texts)
+        Encoded(tuple(found.ids), tuple(found.type_ids), tuple(found.offsets), row)
+        for row, found in enumerate(tokenizer.encode_batch(texts))
     ]
+
+
+def _windows(found: Encoding, row: Row, index: int, max_length: int) -> Iterator[Encoded]:
+    """The windows in which a question and its context are read (see :mod:`edgebert.windows`)."""
+    context = row.text if row.text_b is None else row.text_b
+    windows, _ = windows_of(found.sequence_ids, max_length, pair=row.text_b is not None)
+    ids, types, offsets = found.ids, found.type_ids, found.offsets
+    for window in windows:
+        tokens, places = window.tokens, places_in(context, window, offsets)
+        yield Encoded(tuple(ids[i] for i in tokens), tuple(types[i] for i in tokens), places, index, window.numbers)
 
 
 class Indices(Dataset[int]):
@@ -56,7 +78,7 @@ class Indices(Dataset[int]):
 class Collator:
     """Row numbers to a batch: ids, mask and types [batch, longest], the row numbers, labels.
 
-    Labels are one tensor for all rows, or one [tokens] for each, then padded to [batch, longest].
+    Labels are one tensor with a line for every row, or one [tokens] for each, then padded to [batch, longest].
     """
 
     rows: Sequence[Encoded]

@@ -1,46 +1,31 @@
 """Labelled text: read from a folder or a file, checked, split, identified by a digest. torch-free.
 
-How a file is cut into records is in ``formats.py``.
+How a file is cut into records is in ``formats.py``, what a record holds in ``rows.py``, what labels are in
+``labels.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edgebert.errors import InputError, UsageError
 from edgebert.machine import readable
-from edgebert.spans import OUTSIDE, joined
 from edgebert.tasks import Kind
-from edgebert.training.formats import READERS, Record, extension_of, place, read_records
+from edgebert.training.formats import READERS, extension_of
+from edgebert.training.labels import NAMED, kind_of, labels_of, names_of, ordered, settle_labels
+from edgebert.training.rows import FIELDS, Row, check_all_pairs_or_none, read_part
 
-Label = str | float | tuple[str, ...]
+__all__ = ["Data", "Row", "match_labels", "names_of", "ordered", "read", "sample_texts", "single_texts", "split_dev"]
+
 SPLITS = ("train", "dev", "test")
-FIELDS = ("text", "text_b", "label", "tokens", "tags")
 DEV_SHARE = 0.1
-# Far more than any model reads; tokenizing takes memory a hundred times the text's.
-_LONGEST_TEXT = 1_000_000
-
-
-@dataclass(frozen=True)
-class Row:
-    """A text or a pair of texts, and what it is labelled with: a class name, a score, several names, or nothing.
-
-    A text that was given as ``words`` is these with blanks between them, and its label a tag for each.
-    """
-
-    text: str
-    text_b: str | None = None
-    label: Label | None = None
-    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,19 +53,11 @@ class Data:
         return self.train[0].text_b is not None
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One split as read: its file, and the line each row begins on, for errors to name."""
-
-    path: Path
-    rows: tuple[Row, ...]
-    lines: tuple[int, ...]
-
-
 def read(path: Path | str, columns: Mapping[str, str] | None = None, seed: int = 0) -> Data:
     """Read a folder with train, dev and test files, or one file that is all train.
 
-    ``columns`` maps the fields text, text_b and label, or tokens and tags, to the file's own column names.
+    ``columns`` maps the fields text, text_b and label, or tokens and tags, or question, context and answers, to the
+    file's own column names.
     Without a dev file a seeded tenth of train becomes dev; without a test file, dev serves as test.
     Raises InputError naming file, line and field, UsageError for a field that does not exist.
     """
@@ -88,11 +65,11 @@ def read(path: Path | str, columns: Mapping[str, str] | None = None, seed: int =
     if unknown := sorted(set(columns) - set(FIELDS)):
         raise UsageError(f"no field is called {unknown[0]!r}", "--columns", f"map some of {', '.join(FIELDS)}")
     source = Path(path)
-    parts = {split: _read_part(file, columns) for split, file in _find(source).items()}
-    _check_all_pairs_or_none(parts)
-    kind = _kind_of(parts)
-    parts = {split: _settle_labels(part, kind) for split, part in parts.items()}
-    labels = _labels_of(parts, source, kind) if kind in _NAMED else ()
+    parts = {split: read_part(file, columns) for split, file in _find(source).items()}
+    check_all_pairs_or_none(parts)
+    kind = kind_of(parts)
+    parts = {split: settle_labels(part, kind) for split, part in parts.items()}
+    labels = labels_of(parts, source, kind) if kind in NAMED else ()
     rows = {split: part.rows for split, part in parts.items()}
     notes, warnings = _duplicate_notes(rows), _overlap_warnings(rows)
     if "dev" not in rows:
@@ -134,221 +111,6 @@ def _find(source: Path) -> dict[str, Path]:
     if "train" not in found:
         raise InputError("no train file", str(source), f"add train with one of {', '.join(READERS)}")
     return found
-
-
-def _read_part(path: Path, columns: Mapping[str, str]) -> _Part:
-    records, header = read_records(path)
-    if header is not None and header:
-        _check_columns(path, header, columns)
-    if not records:
-        raise InputError("no rows", str(path), "give a file with at least one text")
-    names = {field: columns.get(field, field) for field in FIELDS}
-    rows = tuple(_row(path, record, names) for record in records)
-    lines = tuple(line for line, _ in records)
-    for field in ("text_b", "label"):
-        _check_all_or_none(path, rows, lines, field, names[field], field in columns)
-    return _Part(path, rows, lines)
-
-
-def _check_columns(path: Path, header: Sequence[str], columns: Mapping[str, str]) -> None:
-    names = {field: columns.get(field, field) for field in FIELDS}
-    main = "tokens" if _is_tagged(header, names) else "text"
-    for field in FIELDS:
-        if (field == main or field in columns) and names[field] not in header:
-            raise _missing_column(path, 1, names[field], field, header)
-
-
-def _missing_column(path: Path, line: int, column: str, field: str, found: Iterable[str]) -> InputError:
-    there = ", ".join(map(str, found)) or "no columns"
-    remedy = f"the file has {there}; name the right one with --columns {field}=..."
-    return InputError(f"no column {column!r}", place(path, line, column), remedy)
-
-
-def _row(path: Path, record: Record, names: Mapping[str, str]) -> Row:
-    line, cells = record
-    if _is_tagged(cells, names):
-        return _tagged_row(path, record, names)
-    if names["text"] not in cells:
-        raise _missing_column(path, line, names["text"], "text", cells)
-    text_b = cells.get(names["text_b"])
-    return Row(
-        _checked_text(cells[names["text"]], place(path, line, names["text"])),
-        None if text_b is None else _checked_text(text_b, place(path, line, names["text_b"])),
-        _checked_label(cells.get(names["label"]), place(path, line, names["label"])),
-    )
-
-
-def _is_tagged(found: Collection[str], names: Mapping[str, str]) -> bool:
-    """Whether rows of these columns are tokens and tags: some data has tokens beside a text and its label."""
-    return names["tokens"] in found and (names["tags"] in found or names["text"] not in found)
-
-
-def _tagged_row(path: Path, record: Record, names: Mapping[str, str]) -> Row:
-    line, cells = record
-    words = _checked_words(cells[names["tokens"]], place(path, line, names["tokens"]))
-    where = place(path, line, names["tags"])
-    if (found := cells.get(names["tags"])) is None:
-        return Row(joined(words)[0], words=words)
-    tags = _checked_words(found, where)
-    if len(tags) != len(words):
-        raise InputError(f"{len(tags)} tags for {len(words)} tokens", where, "give a tag for each token")
-    return Row(joined(words)[0], None, tags, words)
-
-
-def _checked_words(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise InputError(f"not a list of words but {type(value).__name__}", where, "give a list of strings")
-    words = tuple(_checked_text(word, where) for word in value)
-    if not all(words) or not words:
-        raise InputError("an empty word, or none at all", where, "drop it, and its tag")
-    return words
-
-
-def _checked_text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"not text but {type(value).__name__}", where, "give a string")
-    if len(value) > _LONGEST_TEXT:
-        raise InputError(f"text of {len(value):,} characters", where, f"cut it to {_LONGEST_TEXT:,} or fewer")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError("text holds half a surrogate pair", where, "write the text as UTF-8") from None
-    return value
-
-
-def _checked_label(value: Any, where: str) -> Label | None:
-    """A label as read: names stay, whole numbers become names, floats stay until the kind is known.
-
-    A list is of names, and may be empty; which come twice counts once.
-    """
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise InputError(f"label {value} is no number", where, "give a finite score")
-        return value
-    if isinstance(value, list):
-        names = [_checked_label(item, where) for item in value]
-        if not all(isinstance(name, str) for name in names):
-            raise InputError("a list of labels that are no names", where, "give a list of names")
-        return tuple(sorted({str(name) for name in names}))
-    if not isinstance(value, str):
-        raise InputError(f"label is {type(value).__name__}", where, "give a name, a number or a list of names")
-    return _checked_text(value, where)
-
-
-def _check_all_or_none(
-    path: Path, rows: Sequence[Row], lines: Sequence[int], field: str, column: str, required: bool
-) -> None:
-    """An optional field stands in every row or in none."""
-    absent = [line for row, line in zip(rows, lines, strict=True) if getattr(row, field) is None]
-    if absent and (required or len(absent) < len(rows)):
-        what = f"no {field} here, but in {len(rows) - len(absent)} of {len(rows)} rows"
-        raise InputError(what, place(path, absent[0], column), f"give every row a {field}, or none")
-
-
-def _check_all_pairs_or_none(parts: Mapping[str, _Part]) -> None:
-    pairs = parts["train"].rows[0].text_b is not None
-    for part in parts.values():
-        if (part.rows[0].text_b is not None) != pairs:
-            what = f"train has {'pairs' if pairs else 'single texts'}, this part has not"
-            raise InputError(what, place(part.path, part.lines[0], "text_b"), "give text_b in all parts, or in none")
-
-
-# Kinds whose labels are names.
-_NAMED: tuple[Kind, ...] = ("label", "labels", "tags")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_WHOLE = re.compile(r"[+-]?\d+")
-
-
-def _kind_of(parts: Mapping[str, _Part]) -> Kind:
-    """What the labels of all parts together are: names, several names a text, scores, or nothing."""
-    labelled = {split: part.rows[0].label is not None for split, part in parts.items()}
-    if not any(labelled.values()):
-        return "none"
-    if not all(labelled.values()):
-        split = next(split for split, yes in labelled.items() if not yes)
-        raise InputError("this part has no labels, but others do", str(parts[split].path), "label all parts, or none")
-    labels = [row.label for part in parts.values() for row in part.rows]
-    if any(isinstance(label, tuple) for label in labels):
-        given = {bool(row.words) for part in parts.values() for row in part.rows}
-        if len(given) > 1:
-            raise InputError("tokens in some rows, text in others", str(parts["train"].path), "give tokens in all")
-        return "tags" if given == {True} else "labels"
-    if any(isinstance(label, float) for label in labels):
-        return "score"
-    if all(_NUMBER.fullmatch(str(label)) for label in labels):
-        return "label" if all(_WHOLE.fullmatch(str(label)) for label in labels) else "score"
-    return "label"
-
-
-def _settle_labels(part: _Part, kind: Kind) -> _Part:
-    """The part with its labels as what they turned out to be."""
-    settles: dict[Kind, Callable[[Label | None, str], Label]] = {"score": _as_score, "labels": _as_names}
-    if kind not in settles:
-        return part
-    settle = settles[kind]
-    pairs = zip(part.rows, part.lines, strict=True)
-    rows = tuple(replace(row, label=settle(row.label, place(part.path, line, "label"))) for row, line in pairs)
-    return replace(part, rows=rows)
-
-
-def _as_score(label: Label | None, where: str) -> Label:
-    if isinstance(label, float):
-        return label
-    if not isinstance(label, str) or not _NUMBER.fullmatch(label):
-        raise InputError(f"label {label!r} is no number, but others are", where, "give names or scores, not both")
-    return float(label)
-
-
-def _as_names(label: Label | None, where: str) -> Label:
-    if not isinstance(label, tuple):
-        raise InputError(f"label {label!r} is no list, but others are", where, "give every row a list of names")
-    return label
-
-
-def _labels_of(parts: Mapping[str, _Part], source: Path, kind: Kind) -> tuple[str, ...]:
-    """The class names of train in order. Raises InputError for a single one, or one that only others have."""
-    names = {name for row in parts["train"].rows for name in names_of(row)}
-    if kind == "tags":
-        names = _both_tags(names)
-    if len(names) < 2:
-        what = f"only one class ({min(names, default='')!r}) in train"
-        raise InputError(what, str(parts["train"].path), "give examples of at least two classes")
-    for split, part in parts.items():
-        for row, line in zip(part.rows, part.lines, strict=True):
-            if unknown := set(names_of(row)) - names:
-                what = f"label {min(unknown)!r} in {split} is not in train"
-                raise InputError(
-                    what, place(part.path, line, "label"), f"add such rows to train in {source}, or drop them"
-                )
-    return ordered(names)
-
-
-def _both_tags(tags: Iterable[str]) -> set[str]:
-    """The tags with both of every entity type: train may happen to have only ``B-`` of a rare one."""
-    found = set(tags)
-    kinds = {tag[2:] for tag in found if tag[:2] in ("B-", "I-")}
-    return found | {f"{prefix}-{kind}" for kind in kinds for prefix in "BI"} | ({OUTSIDE} if kinds else set())
-
-
-def names_of(row: Row) -> tuple[str, ...]:
-    """The names that a row is labelled with; none for scores and unlabelled rows."""
-    if isinstance(row.label, tuple):
-        return row.label
-    return (row.label,) if isinstance(row.label, str) else ()
-
-
-def ordered(names: Iterable[str]) -> tuple[str, ...]:
-    """Class names sorted; by value where all are whole numbers."""
-    found = set(names)
-    if all(_WHOLE.fullmatch(name) for name in found):
-        return tuple(sorted(found, key=lambda name: (int(name), name)))
-    return tuple(sorted(found))
 
 
 def split_dev(rows: Sequence[Row], seed: int, where: str) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
@@ -393,21 +155,22 @@ def _digest(rows: Mapping[str, Sequence[Row]], labels: Sequence[str]) -> str:
     for split in SPLITS:
         digest.update(f"\n{split}\n".encode())
         for row in rows[split]:
-            words = [row.words] if row.words else []
-            digest.update(json.dumps([row.text, row.text_b, row.label, *words]).encode() + b"\n")
+            more: list[object] = [row.words] if row.words else []
+            more += [] if row.answers is None else [[answer.text, answer.start] for answer in row.answers]
+            digest.update(json.dumps([row.text, row.text_b, row.label, *more]).encode() + b"\n")
     return digest.hexdigest()
 
 
 def match_labels(data: Data, labels: tuple[str, ...], kind: Kind = "label") -> Data | None:
     """The data with a checkpoint's label names, in its order, or None where the two do not match.
 
-    ``kind`` is what the checkpoint learned from; scores match whatever their only label is called. Names match
-    when they are the same but for case, or when the data's are indices (``0``, or ``LABEL_0``) and run from 0
-    to one less than the number of the checkpoint's.
+    ``kind`` is what the checkpoint learned from; scores match whatever their only label is called, and answers have
+    no labels. Names match when they are the same but for case, or when the data's are indices (``0``, or ``LABEL_0``)
+    and run from 0 to one less than the number of the checkpoint's.
     """
     if data.kind != kind or kind == "none":
         return None
-    if kind == "score":
+    if kind not in NAMED:
         return data
     if len(data.labels) != len(labels):
         return None

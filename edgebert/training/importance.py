@@ -28,6 +28,7 @@ from edgebert.families import FAMILIES
 from edgebert.progress import bar
 from edgebert.shaping.checkpoint import load_module
 from edgebert.shaping.depth import encoder_of, only_layers
+from edgebert.tasks import TASKS
 from edgebert.training.batches import Collator, pad_id_of, tokenize
 from edgebert.training.data import Data, Row, match_labels, sample_texts, single_texts
 from edgebert.training.objectives.base import Outputs, required
@@ -85,7 +86,9 @@ def measure_importance(source: Artifact, data: Data, *, tuned: bool, seed: int =
     matched = match_labels(data, labels) if tuned and labels else None
     rows = sample_texts((matched or data).train, texts, seed)
     probe = _Probe(source, judged=matched is not None)
-    batches = _batches(probe, rows if labels else single_texts(rows), labels if matched else ())
+    # A question means nothing without its context.
+    whole = bool(labels) or TASKS[source.manifest.task].asks
+    batches = _batches(probe, rows if whole else single_texts(rows), labels if matched else ())
     found = [probe.sums(batch) for batch in bar(batches, "layers")]
     count = sum(sums.texts for sums in found)
     change = _mean([sums.change for sums in found], sum(sums.tokens for sums in found))
@@ -106,7 +109,7 @@ def _batches(probe: _Probe, rows: Sequence[Row], labels: Sequence[str]) -> list[
     number = {label: index for index, label in enumerate(labels)}
     answers = torch.tensor([number[str(row.label)] for row in rows]) if labels else None
     collate = Collator(encoded, answers, pad_id_of(probe.module), probe.family.token_types)
-    order = sorted(range(len(rows)), key=lambda index: len(encoded[index].ids))
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))
     return [collate(order[start : start + _BATCH]) for start in range(0, len(order), _BATCH)]
 
 

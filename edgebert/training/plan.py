@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgebert.artifact import Artifact, Manifest, problem_of, width_of
@@ -18,6 +18,7 @@ from edgebert.training.batches import Collator, LengthGrouped, tokenize
 from edgebert.training.data import Data, match_labels, single_texts
 from edgebert.training.objectives import Method, method_named
 from edgebert.training.objectives.hidden import uniform_map
+from edgebert.training.rows import Row
 from edgebert.training.targets import LABELLINGS, masked
 
 
@@ -68,8 +69,9 @@ _NARROW = 512
 class Plan:
     """Everything a run consists of, checked and ready. ``key`` tells it from every other run.
 
-    ``train_rows`` are the first rows of ``collate``, the rest is dev; ``states`` the teacher's hidden
-    states that the student's are compared with.
+    ``rows`` are those of ``collate`` before they were tokenized, the first ``train_rows`` of them train, the rest dev;
+    one that is read in windows stands there for each. ``states`` are the teacher's hidden states that the student's
+    are compared with.
     """
 
     key: str
@@ -77,6 +79,7 @@ class Plan:
     config: TrainConfig
     method: Method
     collate: Collator
+    rows: Sequence[Row]
     train_rows: int
     sampler: LengthGrouped
     states: tuple[int, ...]
@@ -122,7 +125,7 @@ class Plan:
         manifest = self.source.manifest
         if self.encoder or TASKS[manifest.task].outputs[0].shape[1] != "sequence":
             return 0
-        return 4 * (width_of(manifest) or 0) * sum(len(self.collate.rows[index].ids) for index in self.rows_compared())
+        return 4 * width_of(manifest) * sum(len(self.collate.rows[index].ids) for index in self.rows_compared())
 
     def _rows_trained_on(self) -> set[int]:
         seen: set[int] = set()
@@ -147,11 +150,14 @@ def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifa
     parts = [single_texts(part) if alone else part for part in (matched.train, matched.dev)]
     rows = [row for part in parts for row in part]
     encoded = tokenize(source, rows, min(config.max_length, manifest.max_length))
+    rows = [rows[item.row] for item in encoded]
     labelling = None if manifest.pooling else LABELLINGS[problem.data]
     labels = labelling.tensor(rows, encoded, manifest.labels) if labelling else None
     if labelling and labelling.hides and labels is not None:
         encoded = masked(encoded, list(labels), mask_id(source, open_tokenizer(source)))
-    lengths = [len(row.ids) for row in encoded[: len(parts[0])]]
+    # Rows that are read in windows are as many rows as windows.
+    trained = sum(item.row < len(parts[0]) for item in encoded)
+    lengths = [len(item.ids) for item in encoded[:trained]]
     states: tuple[int, ...] = ()
     if method.needs_hidden and teacher is not None:
         states = uniform_map(manifest.architecture.layers, teacher.manifest.architecture.layers)
@@ -161,7 +167,8 @@ def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifa
         config=config,
         method=method,
         collate=Collator(encoded, labels, 0, FAMILIES[manifest.architecture.family].token_types),
-        train_rows=len(parts[0]),
+        rows=rows,
+        train_rows=trained,
         sampler=LengthGrouped(lengths, config.train_batch_size, config.seed),
         states=states,
     )
@@ -233,6 +240,7 @@ _OTHERWISE: Mapping[Kind, str] = {
     "labels": "lists of labels",
     "score": "scores",
     "tags": "tags of words",
+    "answers": "answers to questions",
     "text": "unlabelled text",
 }
 

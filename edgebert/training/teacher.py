@@ -23,6 +23,7 @@ from edgebert.progress import bar
 from edgebert.training.batches import Collator
 from edgebert.training.clock import SECONDS_BETWEEN_LINES
 from edgebert.training.objectives.base import Outputs
+from edgebert.training.objectives.losses import NO_TOKEN
 from edgebert.training.objectives.task import pool
 
 log = logging.getLogger("edgebert")
@@ -34,14 +35,22 @@ _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def forward(module: torch.nn.Module, inputs: Inputs, pooling: Pooling | None, *, hidden: bool) -> Outputs:
-    """Run a transformers model; a sentence encoder (``pooling`` given) is pooled, a classifier has logits."""
+    """Run a transformers model; a sentence encoder (``pooling`` given) is pooled, any other has logits."""
     fed = {name: inputs[name] for name in _MODEL_INPUTS if name in inputs}
     found = module(**fed, output_hidden_states=hidden)
     states = tuple(state.float() for state in found.hidden_states) if hidden else ()
     if pooling is None:
-        return Outputs(logits=found.logits.float(), hidden=states)
+        return Outputs(logits=_logits(found, inputs["attention_mask"]), hidden=states)
     pooled = pool(found.last_hidden_state.float(), inputs["attention_mask"], pooling.mode, normalize=pooling.normalize)
     return Outputs(hidden=states, pooled=pooled)
+
+
+def _logits(found: Mapping[str, Tensor], mask: Tensor) -> Tensor:
+    """The only logits, or those of first and last tokens of answers side by side, out of reach where there is none."""
+    if "logits" in found:
+        return found["logits"].float()
+    places = torch.stack([found["start_logits"], found["end_logits"]], dim=-1).float()
+    return places.masked_fill(mask[:, :, None] == 0, NO_TOKEN)
 
 
 class Targets(Protocol):
@@ -89,7 +98,7 @@ class _Kept:
 
 @dataclass(frozen=True)
 class KeptTargets:
-    """Looks up what was computed before, padded with zeros to the batch's length."""
+    """Looks up what was computed before, padded to the batch's length."""
 
     rows: Mapping[int, _Kept]
     pooled: bool
@@ -100,7 +109,7 @@ class KeptTargets:
         ids = inputs["input_ids"]
         kept = [self.rows[index] for index in inputs["rows"].tolist()]
         # Of a tagger, as many rows as there are tokens.
-        answers = pad_sequence([row.answer for row in kept], batch_first=True).to(ids.device)
+        answers = pad_sequence([row.answer for row in kept], batch_first=True, padding_value=NO_TOKEN).to(ids.device)
         hidden: tuple[Tensor, ...] = ()
         if self.states:
             width = kept[0].hidden.shape[-1]

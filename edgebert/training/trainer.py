@@ -30,7 +30,7 @@ from edgebert.training.data import Data
 from edgebert.training.objectives.base import Batch, Weights, required
 from edgebert.training.objectives.losses import LOSSES
 from edgebert.training.plan import Plan, TrainConfig, make_plan
-from edgebert.training.targets import LABELLINGS
+from edgebert.training.targets import LABELLINGS, Answered, surest
 from edgebert.training.teacher import Inputs, LiveTargets, Targets, forward, keep, may_keep, no_targets
 from edgebert.training.work import Work
 
@@ -235,11 +235,14 @@ class _Trainer(Trainer):
             self._count(_to(self._plan.collate(indices), self.args.device)).cpu() for indices in bar(batches, "dev")
         ]
         aggregate = mean if self._plan.encoder else AGGREGATES[self._plan.metric]
-        return float(aggregate(torch.cat(counts).double().numpy()[None])[0])
+        texts = surest(torch.cat(counts), [rows[index].row for index in order])
+        return float(aggregate(texts.double().numpy()[None])[0])
 
     def _count(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """What the metric is computed from, [batch, columns]."""
         if self._plan.encoder:
             return -self._loss(self._run(self._module, inputs)).expand(len(inputs["rows"]), 1)
         logits = required(forward(self._module, inputs, None, hidden=False).logits)
-        return LABELLINGS[self._plan.kind].count(logits, inputs["labels"], self._plan.source.manifest.labels)
+        names, numbers = self._plan.source.manifest.labels, inputs["rows"].tolist()
+        rows, encoded = ([part[index] for index in numbers] for part in (self._plan.rows, self._plan.collate.rows))
+        return LABELLINGS[self._plan.kind].count(Answered(logits, inputs["labels"], names, rows, encoded))

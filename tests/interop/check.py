@@ -13,12 +13,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from optimum.onnxruntime import ORTModelForFeatureExtraction, ORTModelForSequenceClassification
+from optimum.onnxruntime import (
+    ORTModelForFeatureExtraction,
+    ORTModelForQuestionAnswering,
+    ORTModelForSequenceClassification,
+    ORTModelForTokenClassification,
+)
 from sentence_transformers import SentenceTransformer
 
 # Shares of the largest magnitude. int8 is compared with the PyTorch reference for its golden vectors, and with
 # edgebert's own answers to texts: there batches differ, and with them the ranges of activations.
 EXACT, ROUNDED = 1e-4, 0.5
+CLASSES = {
+    "text-classification": ORTModelForSequenceClassification,
+    "token-classification": ORTModelForTokenClassification,
+    "question-answering": ORTModelForQuestionAnswering,
+    "feature-extraction": ORTModelForFeatureExtraction,
+}
 
 
 def main() -> None:
@@ -33,21 +44,22 @@ def _check(path: Path) -> bool:
     manifest = json.loads((path / "edgebert.json").read_text("utf-8"))
     tolerance = EXACT if manifest["precision"] == "fp32" else ROUNDED
     errors = {"optimum": _optimum(path, manifest)}
-    if not manifest["labels"]:
+    if manifest["pooling"]:
         errors["sentence-transformers"] = _sentence_transformers(path)
     print(f"{path.parent.name}/{path.name}:", ", ".join(f"{name} {error:.1e}" for name, error in errors.items()))
     return max(errors.values()) <= tolerance
 
 
 def _optimum(path: Path, manifest: dict[str, Any]) -> float:
-    kind = ORTModelForSequenceClassification if manifest["labels"] else ORTModelForFeatureExtraction
-    model = kind.from_pretrained(path)
-    output = manifest["outputs"][0]["name"]
+    model = CLASSES[manifest["task"]].from_pretrained(path)
+    names = [spec["name"] for spec in manifest["outputs"]]
     golden = np.load(path / "golden.npz")
     errors = []
     for number in range(sum(name.endswith(".output") for name in golden)):
         feed = {spec["name"]: torch.from_numpy(golden[f"{number}.{spec['name']}"]) for spec in manifest["inputs"]}
-        errors.append(_error(model(**feed)[output].numpy().ravel(), golden[f"{number}.output"]))
+        found = model(**feed)
+        outputs = np.stack([found[name].numpy() for name in names], axis=-1)
+        errors.append(_error(outputs.ravel(), golden[f"{number}.output"]))
     return max(errors)
 
 

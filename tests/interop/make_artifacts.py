@@ -1,4 +1,4 @@
-"""Tiny classifiers and encoders of every family and precision, for others to load; our own vectors beside encoders.
+"""Tiny models of every family, of most tasks and precisions, for others to load; our own vectors beside encoders.
 
 Runs in the project's environment. ``make interop`` calls it, and then ``check.py`` in an environment of theirs.
 """
@@ -19,6 +19,8 @@ from edgebert.build import export
 from edgebert.exporters import graph
 from edgebert.serving.model import load
 
+# A masked model's golden vectors are of a few tokens only: too little to compare all of its outputs with.
+LOADED = tuple(task for task in tiny.TASKS if task != "fill-mask")
 TEXTS = tiny.texts(12, seed=11)
 
 
@@ -27,7 +29,7 @@ def main() -> None:
     out = Path(sys.argv[1])
     shutil.rmtree(out, ignore_errors=True)
     for family in tiny.FAMILIES:
-        for task in tiny.TASKS[:2]:
+        for task in LOADED:
             name = f"{family}-{task}"
             model = tiny.checkpoint(out / "models" / name, family, task)
             _export(model, out / name)
@@ -38,7 +40,7 @@ def main() -> None:
 
 def _export(model: Path, out: Path) -> None:
     for artifact in export(str(model), precision=("fp32", "int8"), out=out):
-        if artifact.manifest.labels:
+        if artifact.manifest.pooling is None:
             continue
         with load(artifact.path) as encoder:
             np.savez(f"{artifact.path}.npz", texts=np.array(TEXTS), vectors=encoder.encode(TEXTS))

@@ -15,7 +15,8 @@ from edgebert.training.objectives.losses import LOSSES, Losses
 class Outputs:
     """What a model made of a batch, or what a teacher made of it.
 
-    ``logits`` [batch, labels], of a tagger [batch, sequence, labels] · ``hidden`` the embeddings' output and each
+    ``logits`` [batch, labels], of a tagger [batch, sequence, labels], of first and last tokens of answers [batch,
+    sequence, 2], padding far below all else · ``hidden`` the embeddings' output and each
     layer's, or of a teacher only those asked for, [batch, sequence, hidden] each · ``pooled`` [batch, hidden].
     None or empty where the task or method has no use for it.
     """
@@ -29,8 +30,8 @@ class Outputs:
 class Batch:
     """One batch on its way through an objective: both outputs, mask [batch, sequence], labels, how these compare.
 
-    Labels are class numbers [batch], 0 or 1 for each class [batch, labels], scores [batch], or class numbers of
-    tokens [batch, sequence].
+    Labels are class numbers [batch], 0 or 1 for each class [batch, labels], scores [batch], class numbers of
+    tokens [batch, sequence], or tokens [batch, 2].
     """
 
     student: Outputs

@@ -11,6 +11,8 @@ from torch.nn import functional
 
 # The label of a token that has none, as torch's cross-entropy has it.
 UNLABELLED = -100
+# The logit of a token that is none, where a softmax is taken over tokens: finite, and without a share of it.
+NO_TOKEN = -1e9
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,23 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != UNLABELLED).sum().clamp_min(1)
 
 
+def place_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy over the tokens of logits [batch, sequence, outputs] and labels [batch, outputs], mean over both.
+
+    Of two outputs, first and last token of the answer: Devlin et al. 2018, section 4.2.
+    """
+    return functional.cross_entropy(_outputs(logits), labels.flatten())
+
+
+def _outputs(logits: Tensor) -> Tensor:
+    # Every output of every text is a distribution over its tokens.
+    return logits.transpose(1, 2).flatten(0, 1)
+
+
+def _places(logits: Tensor, mask: Tensor, labels: Tensor | None) -> Tensor:
+    return _outputs(logits)
+
+
 def _real_tokens(logits: Tensor, mask: Tensor, labels: Tensor | None) -> Tensor:
     return logits[mask.bool()]
 
@@ -75,5 +94,6 @@ LOSSES: Mapping[str, Losses] = {
     "labels": Losses(functional.binary_cross_entropy_with_logits, soft_each_loss),
     "score": Losses(square_loss, _soft_values),
     "tags": Losses(token_loss, soft_label_loss, _real_tokens),
+    "answers": Losses(place_loss, soft_label_loss, _places),
     "text": Losses(token_loss, soft_label_loss, _labelled_tokens),
 }
