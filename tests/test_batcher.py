@@ -216,13 +216,22 @@ def test_each_task_has_its_method(task: str, exports: Exports) -> None:
             assert found == alone(model)
 
 
-def test_an_item_that_the_task_does_not_take_is_refused_before_it_waits(exports: Exports) -> None:
-    with load(exports.artifact("bert", "question-answering").path, threads=1) as model:
-        with edgebert.Batcher(model) as batcher, pytest.raises(ItemError, match="one text where a question"):
-            batcher.submit("a film")
-    with load(exports.artifact("bert", "token-classification").path, threads=1) as model:
-        with edgebert.Batcher(model) as batcher, pytest.raises(ItemError, match="a pair where a text"):
-            batcher.submit(("a", "film"))
+@pytest.mark.parametrize(
+    ("task", "item", "words"),
+    [
+        ("question-answering", "a film", "one text where a question"),
+        ("token-classification", ("a", "film"), "a pair where a text"),
+    ],
+)
+def test_an_item_that_the_task_does_not_take_is_refused_before_it_waits(
+    task: str, item: Any, words: str, exports: Exports
+) -> None:
+    with (
+        load(exports.artifact("bert", task).path, threads=1) as model,
+        edgebert.Batcher(model) as batcher,
+        pytest.raises(ItemError, match=words),
+    ):
+        batcher.submit(item)
 
 
 def test_a_long_text_does_not_hold_up_the_event_loop(classifier: Model, monkeypatch: pytest.MonkeyPatch) -> None:
