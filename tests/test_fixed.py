@@ -194,3 +194,19 @@ def test_every_other_operator_set_runs_here(opset: int, exports: Exports, tmp_pa
         onnx.checker.check_model(model, full_check=True)
         assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", opset)}
         assert parity.onnx_stage(name, truth, artifact, batches)[0].ok
+
+
+def test_torch_is_timed_at_the_one_shape(exports: Exports) -> None:
+    artifact = fixed(exports, "bert", "text-classification")
+    config = SessionConfig(timing_only=True)
+    session = target_named("torch").resolve()(artifact, config)
+    seen: list[tuple[int, ...]] = []
+    module = session._session._module
+    module.register_forward_pre_hook(
+        lambda module, args, feed: seen.append(tuple(feed["input_ids"].shape)), with_kwargs=True
+    )
+    tokenizer = TextTokenizer(artifact)
+    logits = session.run(tokenizer.collate(tokenizer.encode(TEXTS[:5])))["logits"]
+    assert seen == [(BATCH, SEQUENCE)] * 2
+    assert logits.shape == (5, len(tiny.LABELS))
+    assert session.facts()["shape"] == [BATCH, SEQUENCE]
