@@ -12,6 +12,7 @@ import transformers
 from edgebert.artifact import Artifact
 from edgebert.errors import InputError
 from edgebert.families import FAMILIES
+from edgebert.runtimes.fixed import to_its_shape
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked, closed
 from edgebert.shaping.checkpoint import load_module, quiet_transformers
 from edgebert.shaping.depth import only_layers
@@ -19,12 +20,15 @@ from edgebert.tasks import TASKS
 
 
 def open(artifact: Artifact, config: SessionConfig) -> Session:
-    """A session on a checkpoint's weights; on an exported graph only for timing, with random weights."""
+    """A session on a checkpoint's weights; on an exported graph only for timing, with random weights.
+
+    A graph of one shape is timed at that shape.
+    """
     artifact.check_manifest()
     if artifact.manifest.format == "torch":
         return TorchSession(artifact, load_module(artifact, for_training=True), config)
     if config.timing_only:
-        return TorchSession(artifact, _same_shape(artifact), config)
+        return to_its_shape(TorchSession(artifact, _same_shape(artifact), config), artifact)
     raise InputError("target torch needs a checkpoint", str(artifact.path), "load it with target cpu")
 
 

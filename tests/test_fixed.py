@@ -137,8 +137,7 @@ def test_longer_texts_may_be_refused(exports: Exports) -> None:
 
 
 def test_the_commands_take_such_artifacts(tmp_path: Path) -> None:
-    # An encoder: four golden texts are too few to bear with a label that is a toss-up in int8.
-    model = tiny.checkpoint(tmp_path / "model", task="feature-extraction", layers=2)
+    model = tiny.checkpoint(tmp_path / "model", layers=2)
     flags = ("--precision", "fp32,int8", "--fixed", f"{BATCH}x{SEQUENCE}", "--opset", "20")
     done = edgebert("export", "--model", model, *flags, "-o", tmp_path / "out", "--json")
     assert done.code == 0
@@ -185,3 +184,19 @@ def test_every_other_operator_set_runs_here(opset: int, exports: Exports, tmp_pa
         onnx.checker.check_model(model, full_check=True)
         assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", opset)}
         assert parity.onnx_stage(name, truth, artifact, batches)[0].ok
+
+
+def test_torch_is_timed_at_the_one_shape(exports: Exports) -> None:
+    artifact = fixed(exports, "bert", "text-classification")
+    config = SessionConfig(timing_only=True)
+    session = target_named("torch").resolve()(artifact, config)
+    seen: list[tuple[int, ...]] = []
+    module = session._session._module
+    module.register_forward_pre_hook(
+        lambda module, args, feed: seen.append(tuple(feed["input_ids"].shape)), with_kwargs=True
+    )
+    tokenizer = TextTokenizer(artifact)
+    logits = session.run(tokenizer.collate(tokenizer.encode(TEXTS[:5])))["logits"]
+    assert seen == [(BATCH, SEQUENCE)] * 2
+    assert logits.shape == (5, len(tiny.LABELS))
+    assert session.facts()["shape"] == [BATCH, SEQUENCE]

@@ -120,6 +120,17 @@ def test_who_is_undecided_agrees_with_both() -> None:
     assert compare("tie", "fp32", reference, actual, ONE).label_agreement == 1.0
 
 
+@pytest.mark.parametrize(
+    ("decisions", "gap", "ok"), [(4, 0.2, True), (4, 3.0, False), (9, 0.2, True), (10, 0.2, False)]
+)
+def test_of_few_decisions_a_toss_up_does_not_decide(decisions: int, gap: float, ok: bool) -> None:
+    # Two texts of a handful change their label in int8, where the reference preferred its own by ``gap``.
+    sure = [[4.0, -4.0]] * (decisions - 2)
+    line = compare("few", "int8", rows(*sure, *[[gap, 0.0]] * 2), rows(*sure, *[[0.0, gap / 9]] * 2), ONE)
+    assert line.label_agreement == pytest.approx(1 if ok else 1 - 2 / decisions)
+    assert line.ok == ok
+
+
 def test_outputs_of_different_counts_do_not_compare() -> None:
     with pytest.raises(ValueError, match="shorter"):
         compare("short", "fp32", rows([1.0], [2.0]), rows([1.0]), None)

@@ -288,8 +288,16 @@ def test_many_classes_show_those_that_changed_most_and_fold_the_rest(tmp_path: P
     assert "\n\n\n" not in markdown
 
 
-def test_without_answers_nothing_is_said_of_changes(page: Page) -> None:
+def test_without_answers_the_page_says_why_there_are_no_changes(page: Page, tmp_path: Path) -> None:
     assert "against the teacher" not in page.text(inside="h2")
+    told = "Which answers changed against the teacher is told for single-label classification only"
+    report = sweep()
+    assert told in page.text()
+    write_report(tmp_path, report)
+    assert told in (tmp_path / "report.md").read_text("utf-8")
+    same = dataclasses.replace(report, verdict=dataclasses.replace(report.verdict, pick=report.teacher))
+    for other in (with_changes(2, 1821), same, nothing_fits()):
+        assert told not in page_of(tmp_path, other).text()
     assert "next millisecond" not in page.text()
 
 

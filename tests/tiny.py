@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,25 @@ TAGS = ("O", "B-thing", "I-thing", "B-time")
 HIDDEN, HEADS, FFN, MAX_LENGTH = 32, 4, 64, 64
 # Electra's tables are narrower than its hidden states.
 EMBEDDING = 16
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a model is; the least that is still a model of its family."""
+
+    hidden: int = HIDDEN
+    heads: int = HEADS
+    ffn: int = FFN
+    max_length: int = MAX_LENGTH
+    embedding: int = EMBEDDING
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of weights with which every layer changes the answer, however wide it is."""
+        return 0.3 * math.sqrt(HIDDEN / self.hidden)
+
+
+TINY = Size()
 
 # The labels that each task's head tells apart, and transformers' class for it.
 HEADS_OF = {"text-classification": LABELS, "token-classification": TAGS}
@@ -87,21 +108,23 @@ def checkpoint(
     *,
     fresh: bool = False,
     problem: str | None = None,
+    size: Size = TINY,
+    words: Sequence[str] = WORDS,
 ) -> Path:
     """A Hugging Face folder with random weights, large enough that every layer changes the answer.
 
     Biases and LayerNorms are random too, as after training; ``fresh`` leaves them as a new model has
     them: all biases zero, all LayerNorms one. A sentence encoder pools by normalized means. ``problem`` is a
-    classifier's problem_type.
+    classifier's problem_type, ``words`` are tokens of their own.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = tokenizer_of(family)
+    tokenizer = tokenizer_of(family, words)
     tokenizer.save(str(folder / "tokenizer.json"))
-    _write(folder / "tokenizer_config.json", _tokenizer_config(family))
+    _write(folder / "tokenizer_config.json", _tokenizer_config(family, size))
     names = dict(enumerate(labels or HEADS_OF.get(task, ())))
     heads: dict[str, Any] = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     heads |= {"problem_type": problem} if problem else {}
-    config = config_of(family, tokenizer.get_vocab_size(), layers, heads if names else {})
+    config = config_of(family, tokenizer.get_vocab_size(), layers, heads if names else {}, size)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = auto_class(task).from_config(config)
@@ -109,7 +132,7 @@ def checkpoint(
             _randomize_vectors(module)
     module.save_pretrained(folder)
     if task == "feature-extraction":
-        _write_pooling(folder)
+        _write_pooling(folder, size)
     return folder
 
 
@@ -118,24 +141,28 @@ def auto_class(task: str) -> Any:
     return getattr(transformers, AUTO_CLASSES[task])
 
 
-def config_of(family: str, vocab: int, layers: int, heads: dict[str, Any]) -> transformers.PretrainedConfig:
+def config_of(
+    family: str, vocab: int, layers: int, heads: dict[str, Any], size: Size = TINY
+) -> transformers.PretrainedConfig:
     """A tiny model's config; ``heads`` holds the fields about labels."""
     if family == "distilbert":
         return transformers.DistilBertConfig(
-            vocab_size=vocab, dim=HIDDEN, n_layers=layers, n_heads=HEADS, hidden_dim=FFN,
-            max_position_embeddings=MAX_LENGTH, initializer_range=0.3, **heads,
+            vocab_size=vocab, dim=size.hidden, n_layers=layers, n_heads=size.heads, hidden_dim=size.ffn,
+            max_position_embeddings=size.max_length, initializer_range=size.spread, **heads,
         )  # fmt: skip
     shape = {
-        "vocab_size": vocab, "hidden_size": HIDDEN, "num_hidden_layers": layers, "num_attention_heads": HEADS,
-        "intermediate_size": FFN, "initializer_range": 0.3, **heads,
+        "vocab_size": vocab, "hidden_size": size.hidden, "num_hidden_layers": layers, "num_attention_heads": size.heads,
+        "intermediate_size": size.ffn, "initializer_range": size.spread, **heads,
     }  # fmt: skip
     if family == "bert":
-        return transformers.BertConfig(max_position_embeddings=MAX_LENGTH, **shape)
+        return transformers.BertConfig(max_position_embeddings=size.max_length, **shape)
     if family == "electra":
-        return transformers.ElectraConfig(max_position_embeddings=MAX_LENGTH, embedding_size=EMBEDDING, **shape)
+        return transformers.ElectraConfig(
+            max_position_embeddings=size.max_length, embedding_size=size.embedding, **shape
+        )
     # The first two rows of roberta's position table are no positions.
     made: transformers.PretrainedConfig = _ROBERTAS[family](
-        max_position_embeddings=MAX_LENGTH + 2, type_vocab_size=1, pad_token_id=1, bos_token_id=0,
+        max_position_embeddings=size.max_length + 2, type_vocab_size=1, pad_token_id=1, bos_token_id=0,
         eos_token_id=2, **shape,
     )  # fmt: skip
     return made
@@ -148,16 +175,16 @@ def _randomize_vectors(module: torch.nn.Module) -> None:
                 parameter.add_(torch.randn_like(parameter), alpha=0.2)
 
 
-def tokenizer_of(family: str) -> Tokenizer:
+def tokenizer_of(family: str, words: Sequence[str] = WORDS) -> Tokenizer:
     """A family's own kind of tokenizer."""
     if family == "roberta":
-        return bpe()
-    return unigram() if family in _ROBERTAS else wordpiece()
+        return bpe(words)
+    return unigram(words) if family in _ROBERTAS else wordpiece(words)
 
 
-def wordpiece() -> Tokenizer:
-    """BERT's tokenizer over `WORDS`, with letters for everything else."""
-    pieces = [*_BERT_SPECIAL, *WORDS, *_LETTERS, *(f"##{letter}" for letter in _LETTERS), *"0123456789.,!?'-"]
+def wordpiece(words: Sequence[str] = WORDS) -> Tokenizer:
+    """BERT's tokenizer over ``words``, with letters for everything else."""
+    pieces = [*_BERT_SPECIAL, *words, *_LETTERS, *(f"##{letter}" for letter in _LETTERS), *"0123456789.,!?'-"]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -172,10 +199,10 @@ def wordpiece() -> Tokenizer:
     return tokenizer
 
 
-def bpe() -> Tokenizer:
-    """RoBERTa's tokenizer: byte-level, with merges for `WORDS`."""
+def bpe(words: Sequence[str] = WORDS) -> Tokenizer:
+    """RoBERTa's tokenizer: byte-level, with merges for ``words``."""
     merges: dict[tuple[str, str], None] = {}
-    for word in WORDS:
+    for word in words:
         for end in range(len(word)):
             merges["Ġ" + word[:end], word[end]] = None
     pieces = [*_ROBERTA_SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
@@ -192,11 +219,11 @@ def bpe() -> Tokenizer:
     return tokenizer
 
 
-def unigram() -> Tokenizer:
+def unigram(words: Sequence[str] = WORDS) -> Tokenizer:
     """XLM-RoBERTa's tokenizer: SentencePiece's pieces, with letters for everything that is no word."""
-    words = [(f"▁{word}", -float(len(word))) for word in WORDS]
+    whole = [(f"▁{word}", -float(len(word))) for word in dict.fromkeys(words)]
     letters = [(letter, -9.0) for letter in ("▁", *_LETTERS, *"0123456789.,!?'-")]
-    pieces = [*((special, 0.0) for special in _ROBERTA_SPECIAL), *words, *letters]
+    pieces = [*((special, 0.0) for special in _ROBERTA_SPECIAL), *whole, *letters]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=_ROBERTA_SPECIAL.index("<unk>"), byte_fallback=False))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Precompiled(charsmap(b"Z", b"z")), normalizers.Replace("``", "'"), normalizers.Lowercase()]
@@ -223,7 +250,7 @@ def charsmap(one: bytes, other: bytes) -> bytes:
     return struct.pack("<I", len(trie)) + trie + other + b"\0"
 
 
-def _tokenizer_config(family: str) -> dict[str, Any]:
+def _tokenizer_config(family: str, size: Size) -> dict[str, Any]:
     if family in _ROBERTAS:
         begin, pad, end, unknown, mask = _ROBERTA_SPECIAL
         special = {"bos_token": begin, "cls_token": begin, "eos_token": end, "sep_token": end}
@@ -233,13 +260,13 @@ def _tokenizer_config(family: str) -> dict[str, Any]:
     special |= {"pad_token": pad, "unk_token": unknown, "mask_token": mask}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": MAX_LENGTH,
+        "model_max_length": size.max_length,
         "model_input_names": ["input_ids", "attention_mask", *(["token_type_ids"] * (family in ("bert", "electra")))],
         **special,
     }
 
 
-def _write_pooling(folder: Path) -> None:
+def _write_pooling(folder: Path, size: Size) -> None:
     kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -248,8 +275,8 @@ def _write_pooling(folder: Path) -> None:
     _write(folder / "modules.json", modules)
     modes = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
     (folder / "1_Pooling").mkdir(exist_ok=True)
-    _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": HIDDEN, **modes})
-    _write(folder / "sentence_bert_config.json", {"max_seq_length": MAX_LENGTH, "do_lower_case": False})
+    _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": size.hidden, **modes})
+    _write(folder / "sentence_bert_config.json", {"max_seq_length": size.max_length, "do_lower_case": False})
 
 
 def texts(n: int, seed: int = 0, longest: int = 24, words: Sequence[str] = WORDS) -> list[str]:

@@ -44,6 +44,10 @@ from edgebert.stage import write_json, write_text
 
 # The one picture that belongs beside the verdict.
 _LEAD = "quality"
+_NO_CHANGES = (
+    "Which answers changed against the teacher is told for single-label classification only, where the answers were "
+    "kept: not of this fit."
+)
 # Up to this share of the latency, a fitted line's largest miss still passes for straight.
 _STRAIGHT = 0.1
 
@@ -163,6 +167,7 @@ def _view(report: Report) -> dict[str, Any]:
         "steps": step_cards(report),
         "step_limits": step_limits(report),
         "changes": changes_view(report.changes) if report.changes else None,
+        "unchanged": _NO_CHANGES if _lacks_changes(report) else "",
         "lead_figures": [figure for figure in figures if figure.name == _LEAD],
         "figures": [figure for figure in figures if figure.name != _LEAD],
         "rows": [_row(candidate, report, limit) for candidate in _ordered(report)],
@@ -171,6 +176,12 @@ def _view(report: Report) -> dict[str, Any]:
         "unstable": "; ".join(report.conditions.get("reasons", [])),
         "devices": [_device_view(device, report, limit) for device in report.devices],
     }
+
+
+def _lacks_changes(report: Report) -> bool:
+    """Whether a reader may look for changes that are not there: another pick than the teacher, and none told."""
+    pick, teacher = report.verdict.pick, report.teacher
+    return bool(pick and teacher) and pick != teacher and report.changes is None
 
 
 def _conditions(conditions: Mapping[str, Any]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from edgebert import __version__
+from edgebert.cli.caches import passing_compiler_cache
 from edgebert.errors import EdgebertError, translate
 
 log = logging.getLogger("edgebert")
@@ -57,7 +58,9 @@ def command(example: str, show: Callable[[Document], str]) -> Callable[[F], clic
         def run(as_json: bool, quiet: bool, **flags: Any) -> None:
             _set_up_logging(quiet=quiet)
             try:
-                _print(function(**flags), show, as_json=as_json, quiet=quiet)
+                with passing_compiler_cache():
+                    document = function(**flags)
+                _print(document, show, as_json=as_json, quiet=quiet)
             except EdgebertError as error:
                 if error.document is not None:
                     _print(error.document, show, as_json=as_json, quiet=quiet)

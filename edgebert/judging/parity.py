@@ -28,6 +28,8 @@ Run = Callable[[Batch], Float]
 Choices = Callable[[Float], Float]
 
 _BATCH = 8
+# Two outputs that are closer than this are a tie.
+_TIE = 1e-3
 # Texts that the ledger is written on.
 PARITY_TEXTS = 48
 # How many of the sample's shortest texts stand for questions.
@@ -57,7 +59,7 @@ class Stage:
 
     ``tolerance`` bounds ``max_abs_error``, ``min_cosine`` and ``min_label_agreement`` the other two.
     ``label_agreement`` is the share of equal decisions, None where outputs decide nothing; a reference that is
-    itself undecided between two labels within the tolerance counts as agreeing.
+    itself undecided between two labels counts as agreeing (:func:`_undecided` says what that means).
     """
 
     name: str
@@ -140,7 +142,7 @@ def compare(
     allowed = tolerance.max_abs_error * largest
     worst, mean = float(errors.max()), float(errors.mean())
     cosine = float(cosine_rows(np.concatenate(reference)[None], np.concatenate(actual)[None])[0]) if finite else 0.0
-    agreement = _agreement(reference, actual, choices, min(allowed, 1e-3)) if choices else None
+    agreement = _agreement(reference, actual, choices, tolerance, allowed) if choices else None
     ok = finite and worst <= allowed and cosine >= tolerance.cosine
     ok = ok and (agreement is None or agreement >= tolerance.label_agreement)
     return Stage(
@@ -156,15 +158,33 @@ def compare(
     )
 
 
-def _agreement(reference: Sequence[Float], actual: Sequence[Float], choices: Choices, margin: float) -> float:
-    pairs = zip(reference, actual, strict=True)
-    return float(np.mean(np.concatenate([_same(choices(r), choices(a), margin) for r, a in pairs])))
+def _agreement(
+    reference: Sequence[Float], actual: Sequence[Float], choices: Choices, tolerance: Tolerance, allowed: float
+) -> float:
+    """The share of decisions that are the same, or that the reference is undecided about."""
+    decided = [choices(row) for row in reference]
+    undecided = _undecided(sum(map(len, decided)), tolerance, allowed, reference)
+    same = [_same(ours, choices(row), undecided) for ours, row in zip(decided, actual, strict=True)]
+    return float(np.mean(np.concatenate(same)))
 
 
-def _same(reference: Float, actual: Float, margin: float) -> npt.NDArray[np.bool_]:
+def _same(reference: Float, actual: Float, undecided: float) -> npt.NDArray[np.bool_]:
     chosen = np.take_along_axis(reference, actual.argmax(axis=1)[:, None], axis=1)[:, 0]
-    same: npt.NDArray[np.bool_] = chosen >= reference.max(axis=1) - 2 * margin
+    same: npt.NDArray[np.bool_] = chosen >= reference.max(axis=1) - undecided
     return same
+
+
+def _undecided(decisions: int, tolerance: Tolerance, allowed: float, reference: Sequence[Float]) -> float:
+    """How much more the reference may prefer its own choice and still be undecided: both may have moved by half of it.
+
+    Of so few decisions that the agreement asked for lets none of them differ, a toss-up would decide alone. Each choice
+    may then have moved by what outputs err at the least cosine that passes, a share of their root mean square.
+    """
+    moved = min(allowed, _TIE)
+    if tolerance.label_agreement < 1 and decisions < round(1 / (1 - tolerance.label_agreement)):
+        values = np.concatenate(reference).astype(np.float64)
+        moved = min(allowed, float(np.sqrt(np.mean(values**2) * (tolerance.cosine**-2 - 1))))
+    return 2 * moved
 
 
 def onnx_stage(
