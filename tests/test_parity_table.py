@@ -51,7 +51,6 @@ def test_every_family_task_and_problem_is_in_it() -> None:
     assert len(models) == len(names) == len(FAMILIES) * sum(len(task.problems) for task in TASKS.values())
 
 
-@pytest.mark.xdist_group("exports")
 @pytest.mark.parametrize("family", ["bert", "roberta", "camembert"])
 def test_texts_have_the_lengths_that_are_asked_for(family: str, exports: Exports) -> None:
     source, lengths = exports.checkpoint(family, tiny.TASKS[0]), [1, 2, 7, 30, 55]
