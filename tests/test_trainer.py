@@ -23,7 +23,7 @@ from edgebert.shaping.checkpoint import HeadConfig, add_head, load_module, open_
 from edgebert.shaping.depth import TruncateConfig, truncate
 from edgebert.training.batches import Collator, LengthGrouped, tokenize
 from edgebert.training.data import Data, Row
-from edgebert.training.plan import student_recipe, teacher_recipe
+from edgebert.training.plan import teacher_recipe
 from edgebert.training.teacher import LiveTargets, keep
 from edgebert.training.trainer import TrainConfig, train
 from edgebert.training.work import Best, Work
@@ -449,9 +449,10 @@ def test_a_disk_too_small_is_named_with_the_bytes(tmp_path: Path) -> None:
 
 
 def test_the_recipes() -> None:
-    for hidden, epochs, lr in ((384, 5.0, 2e-4), (512, 5.0, 2e-4), (768, 3.0, 5e-5), (1024, 3.0, 5e-5)):
-        recipe = teacher_recipe(hidden)
-        assert (recipe.method, recipe.epochs, recipe.lr) == ("none", epochs, lr)
-    for hidden, lr in ((384, 2e-4), (512, 2e-4), (768, 1e-4)):
-        recipe = student_recipe(hidden)
-        assert (recipe.method, recipe.epochs, recipe.lr) == ("hidden", 5.0, lr)
+    bert, larger = (3.0, 5e-5), (5.0, 2e-4)
+    wide = [(768, 77, bert), (1024, 2, bert)]
+    for hidden, labels, expected in [(384, 2, bert), (512, 10, bert), (512, 11, larger), (384, 77, larger), *wide]:
+        recipe = teacher_recipe(hidden, labels)
+        assert (recipe.method, recipe.epochs, recipe.lr) == ("none", *expected)
+    student = TrainConfig()
+    assert (student.method, student.epochs, student.lr) == ("hidden", 5.0, 1e-4)

@@ -132,7 +132,7 @@ def distill(
         teacher = None
     elif not ready:
         log.info("%s is not fine-tuned for these labels: training the teacher first", named.manifest.name)
-        recipe = teacher_recipe(named.manifest.architecture.hidden)
+        recipe = teacher_recipe(named.manifest.architecture.hidden, len(rows.labels))
         recipe = replace(recipe, seed=config.seed, max_steps=config.max_steps, max_length=config.max_length)
         teacher = train_stage(
             start, recipe, folder / "teacher", data=rows, teacher=None, work=folder / "work" / "teacher"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from edgebert.artifact import Artifact
 from edgebert.choosing.budget import Budget
 from edgebert.judging.latency import BenchConfig
 from edgebert.shaping.depth import KEEP_FIRST
@@ -18,16 +20,17 @@ if TYPE_CHECKING:
 class FitRequest:
     """What is asked for. ``layers`` None means every depth; at least one of ``budget`` and ``max_drop`` is set.
 
-    ``keep`` says which layers a depth has, as ``layers_to_keep`` reads it. ``student`` and ``teacher`` are the
-    training settings; ``init_from`` is a checkpoint whose layers the students start from instead of the model's
-    own. ``remeasure`` is how often latencies are measured again while the machine is not calm.
+    ``keep`` says which layers a depth has, as ``layers_to_keep`` reads it. ``student`` are the training settings of
+    students, ``teacher`` those in which the teacher's differ from its recipe; ``init_from`` is a checkpoint whose
+    layers the students start from instead of the model's own. ``remeasure`` is how often latencies are measured
+    again while the machine is not calm.
     """
 
     model: str
     data: str
     folder: Path
     student: TrainConfig
-    teacher: TrainConfig
+    teacher: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget | None = None
     max_drop: float | None = None
     layers: tuple[int, ...] | None = None
@@ -41,6 +44,12 @@ class FitRequest:
     remeasure: int = 2
     seed: int = 0
     command: str = "edgebert fit"
+
+    def teacher_config(self, start: Artifact, labels: Sequence[str]) -> TrainConfig:
+        """The training settings of a teacher that learns these labels from the checkpoint ``start``."""
+        from edgebert.training.plan import teacher_recipe
+
+        return replace(teacher_recipe(start.manifest.architecture.hidden, len(labels)), **self.teacher)
 
     def teacher_key(self, depth: int) -> tuple[int, str, str]:
         """Layers, target and precision of the candidate that all others are compared with."""

@@ -111,7 +111,7 @@ def _check_training(request: FitRequest, data: Data, source: Artifact) -> None:
     from edgebert.training.objectives import method_named
     from edgebert.training.plan import check_settings
 
-    for config in (request.student, request.teacher):
+    for config in (request.student, request.teacher_config(source, data.labels)):
         check_settings(config)
     if data.kind == "none" and problem_of(source.manifest).data not in ("none", "text"):
         raise UsageError("the data has no labels for this model", request.data, "add a column label, tags or answers")
@@ -139,7 +139,8 @@ def _inputs(request: FitRequest, data: Data, source: Artifact) -> dict[str, Any]
         "model": source.digest, "data": data.digest, "init-from": base, "versions": versions(),
         # None, as in folders of an edgebert that knew no other.
         "keep": None if request.keep == KEEP_FIRST else request.keep,
-        "training": stage.settings_of(request.student), "teacher training": stage.settings_of(request.teacher),
+        "training": stage.settings_of(request.student),
+        "teacher training": stage.settings_of(request.teacher_config(source, data.labels)),
         "bench": stage.settings_of(request.bench), "seed": request.seed,
     }  # fmt: skip
 

@@ -128,7 +128,8 @@ class Workshop:
             return self.start
         if not (self.folder / "checkpoints" / "teacher").exists():
             log.info("fine-tuning the teacher, %d layers", self.depth)
-        return self._trained(self.start, self.request.teacher, "teacher", teacher=None)
+        recipe = self.request.teacher_config(self.start, self.data.labels)
+        return self._trained(self.start, recipe, "teacher", teacher=None)
 
     @cached_property
     def _base(self) -> tuple[Artifact, Data, bool]:

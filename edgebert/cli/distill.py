@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import click
 from edgebert.cli import Document, command, flags
 from edgebert.cli.export import entry_of
 from edgebert.cli.keeping import Told
-from edgebert.shaping.checkpoint import open_checkpoint
 
 
 def _show(document: Document) -> str:
@@ -48,10 +46,10 @@ def run(
 ) -> Document:
     """Train one or several depths from a teacher (--method none: without one)."""
     from edgebert import build
-    from edgebert.training.plan import student_recipe
+    from edgebert.training.plan import TrainConfig
 
     given = {name: value for name, value in training.items() if value is not None}
-    config = replace(student_recipe(open_checkpoint(model).manifest.architecture.hidden), seed=seed, **given)
+    config = TrainConfig(seed=seed, **given)
     told = Told()
     students = build.distill(
         model, data, layers, out, config, keep=keep, init_from=init_from, columns=columns, tell=told

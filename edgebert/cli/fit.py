@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from edgebert.cli.keeping import Told
 from edgebert.cli.pick import document_of, require_pick, show
 from edgebert.judging.latency import BenchConfig
 from edgebert.machine import readable
-from edgebert.shaping.checkpoint import open_checkpoint
 
 
 @command("edgebert fit --model bert-base-uncased --data reviews.csv --budget p95=10ms -o fitted", show)
@@ -71,17 +69,15 @@ def run(
     from edgebert.choosing.report import write_report
     from edgebert.choosing.request import FitRequest
     from edgebert.choosing.sweep import fit
-    from edgebert.training.plan import student_recipe, teacher_recipe
+    from edgebert.training.plan import TrainConfig
 
     chosen = {name: value for name, value in training.items() if value is not None}
     shared = {name: value for name, value in chosen.items() if name not in ("method", "temperature", "alpha")}
-    hidden = open_checkpoint(model).manifest.architecture.hidden
     request = FitRequest(
         model=model, data=data, folder=out, budget=limit, max_drop=max_drop, layers=layers, keep=keep,
         targets=target, precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive,
         remeasure=remeasure, seed=seed,
-        student=replace(student_recipe(hidden), seed=seed, **chosen),
-        teacher=replace(teacher_recipe(hidden), seed=seed, **shared),
+        student=TrainConfig(seed=seed, **chosen), teacher={**shared, "seed": seed},
         bench=BenchConfig(batch_size=batch_size, seq_len=seq_len, threads=threads, seed=seed),
         command=readable(shlex.join(["edgebert", *sys.argv[1:]])),
     )  # fmt: skip

@@ -195,7 +195,7 @@ def training(function: F) -> F:
                 "--epochs",
                 type=click.FloatRange(0, min_open=True),
                 default=None,
-                help="Passes over train [default: 5, a teacher over 512 wide 3].",
+                help="Passes over train [default: 5; the teacher 3, of many classes 5].",
             ),
             click.option(
                 "--max-steps",
@@ -213,7 +213,7 @@ def training(function: F) -> F:
                 "--lr",
                 type=click.FloatRange(0, min_open=True),
                 default=None,
-                help="Peak learning rate [default: 2e-4; over 512 wide 1e-4, the teacher 5e-5].",
+                help="Peak learning rate [default: 1e-4; the teacher 5e-5, of many classes 2e-4].",
             ),
             click.option(
                 "--temperature",

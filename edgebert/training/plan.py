@@ -45,24 +45,19 @@ class TrainConfig:
     teacher: str = ""
 
 
-def teacher_recipe(hidden: int) -> TrainConfig:
-    """The recipe for a teacher ``hidden`` wide: a classifier trained on the given labels alone.
+def teacher_recipe(hidden: int, labels: int) -> TrainConfig:
+    """The recipe for a teacher ``hidden`` wide of so many labels, trained on the given labels alone.
 
-    From 768 wide, BERT's own (Devlin et al. 2018, appendix A.3). Narrow encoders take, and many classes need,
-    larger steps: docs/decisions/009-narrow-encoders-take-larger-steps.md has the measurements.
+    BERT's own (Devlin et al. 2018, appendix A.3); but a narrow encoder learns many classes by larger steps only:
+    docs/decisions/009-many-classes-take-larger-steps.md has the measurements.
     """
-    if hidden > _NARROW:
-        return TrainConfig(method="none", epochs=3.0, lr=5e-5)
-    return TrainConfig(method="none", epochs=5.0, lr=2e-4)
+    if hidden <= _NARROW and labels > _FEW:
+        return TrainConfig(method="none", epochs=5.0, lr=2e-4)
+    return TrainConfig(method="none", epochs=3.0, lr=5e-5)
 
 
-def student_recipe(hidden: int) -> TrainConfig:
-    """The recipe for a student ``hidden`` wide: logits and hidden states of its teacher."""
-    return TrainConfig(lr=1e-4 if hidden > _NARROW else 2e-4)
-
-
-# Hidden width up to which an encoder counts as narrow.
-_NARROW = 512
+# Hidden width up to which an encoder counts as narrow, and labels up to which they are few.
+_NARROW, _FEW = 512, 10
 
 
 @dataclass(frozen=True)
