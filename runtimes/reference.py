@@ -15,7 +15,7 @@ from edgebert.families import FAMILIES
 from edgebert.runtimes.fixed import to_its_shape
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked, closed
 from edgebert.shaping.checkpoint import load_module, quiet_transformers
-from edgebert.shaping.depth import only_layers
+from edgebert.shaping.depth import encoder_of, layers_of, only_layers
 from edgebert.tasks import TASKS
 
 
@@ -80,6 +80,39 @@ class TorchSession:
 def reference_session(checkpoint: Artifact) -> Session:
     """The checkpoint with eager attention: the arithmetic that parity is judged against."""
     return TorchSession(checkpoint, load_module(checkpoint), SessionConfig())
+
+
+class FirstLayers:
+    """A checkpoint, with eager attention, that answers as its first k layers would, for all ``depths`` k at once."""
+
+    def __init__(self, checkpoint: Artifact, depths: Sequence[int]) -> None:
+        self._family = FAMILIES[checkpoint.manifest.architecture.family]
+        self._depths = depths
+        self._outputs = [output.name for output in TASKS[checkpoint.manifest.task].outputs]
+        self._module = load_module(checkpoint)
+
+    def run(self, feed: Feed) -> dict[int, dict[str, Array]]:
+        """For each depth its outputs, as a session gives them."""
+        tensors = {name: torch.from_numpy(array) for name, array in feed.items()}
+        with torch.inference_mode():
+            states = encoder_of(self._module)(**tensors, output_hidden_states=True).hidden_states
+            return {depth: self._answer(tensors, states[depth]) for depth in self._depths}
+
+    def _answer(self, tensors: dict[str, torch.Tensor], state: torch.Tensor) -> dict[str, Array]:
+        """The outputs where ``state`` [batch, sequence, hidden] is what the layers give."""
+
+        def replace(_: torch.nn.Module, __: object, found: Any) -> Any:
+            found["last_hidden_state"] = state
+            return found
+
+        place = layers_of(self._module, self._family)[0]
+        hook = place.register_forward_hook(replace)
+        try:
+            with only_layers(self._module, self._family, []):
+                found = self._module(**tensors)
+        finally:
+            hook.remove()
+        return {name: found[name].numpy() for name in self._outputs}
 
 
 def hidden_after(checkpoint: Artifact, keep: Sequence[int], feed: Feed) -> Array:

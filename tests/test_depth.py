@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 
 from edgebert import stage
 from edgebert.artifact import Artifact
+from edgebert.building.references import References
 from edgebert.errors import InputError, UsageError
 from edgebert.families import FAMILIES
-from edgebert.runtimes.reference import hidden_after
+from edgebert.runtimes.reference import FirstLayers, hidden_after, reference_session
 from edgebert.shaping.checkpoint import load_module, open_checkpoint
 from edgebert.shaping.depth import STRATEGIES, TruncateConfig, layers_to_keep, only_layers, truncate
 
@@ -107,6 +108,36 @@ def test_gaps_compute_what_the_full_model_computes_without_the_others(
     assert np.array_equal(hidden_after(made, range(len(keep)), feed), expected)
     others = [layers for layers in ((0, 1, 2, 3), keep[::-1], keep[:-1], keep[1:]) if layers not in (keep, ())]
     assert not any(np.array_equal(hidden_after(source, layers, feed), expected) for layers in others)
+
+
+@pytest.mark.parametrize(("family", "task"), tiny.PAIRS)
+def test_one_pass_answers_as_every_depth_does(
+    family: str, task: str, models: dict[tuple[str, str], Artifact], tmp_path: Path
+) -> None:
+    source = models[family, task]
+    feed = {name: tensor.numpy() for name, tensor in batch(source).items()}
+    found = FirstLayers(source, [1, 3, 4]).run(feed)
+    for depth, answer in found.items():
+        expected = reference_session(cut(source, tuple(range(depth)), tmp_path / f"{depth}")).run(feed)
+        assert answer.keys() == expected.keys()
+        assert all(np.array_equal(answer[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(("layers", "together"), [((1, 2, 4), True), ((1, 2), False), ((4,), False)])
+def test_references_are_the_same_whichever_way_is_shorter(
+    layers: tuple[int, ...], together: bool, models: dict[tuple[str, str], Artifact], tmp_path: Path
+) -> None:
+    source = models["bert", "text-classification"]
+    feed = {name: tensor.numpy() for name, tensor in batch(source).items()}
+    references = References(source, [feed], layers)
+    checkpoints = {str(depth): cut(source, tuple(range(depth)), tmp_path / f"{depth}") for depth in layers if depth < 4}
+    others = {"all": source, "last": cut(source, (3,), tmp_path / "last")}
+    for checkpoint in (checkpoints | others).values():
+        expected = list(reference_session(checkpoint).run(feed)["logits"])
+        found = references.of(checkpoint)
+        assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+        assert references.of(checkpoint) is found
+    assert ("_by_depth" in vars(references)) == together
 
 
 def test_a_model_has_all_its_layers_again_after_some_ran_alone(models: dict[tuple[str, str], Artifact]) -> None:

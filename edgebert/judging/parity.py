@@ -101,12 +101,15 @@ def unusual(batch: Batch) -> Batch:
 
 def outputs(run: Run, batches: Sequence[Batch], most: int | None = None) -> list[Float]:
     """One array [d] a text: its outputs, or those of its visible tokens end to end, of ``most`` spread evenly."""
-    rows: list[Float] = []
-    for feed in batches:
-        result = run(feed)
-        for row, mask in zip(result, feed["attention_mask"], strict=True):
-            rows.append(row if row.ndim == 1 else _spread(row[mask.astype(bool)], most).ravel())
-    return rows
+    return [row for feed in batches for row in rows_of(run(feed), feed, most)]
+
+
+def rows_of(result: Float, feed: Batch, most: int | None = None) -> list[Float]:
+    """The same of one batch's ``result``."""
+    return [
+        row if row.ndim == 1 else _spread(row[mask.astype(bool)], most).ravel()
+        for row, mask in zip(result, feed["attention_mask"], strict=True)
+    ]
 
 
 def _spread(rows: Float, most: int | None) -> Float:

@@ -157,14 +157,19 @@ def only_layers(module: torch.nn.Module, family: Family, keep: Sequence[int]) ->
     """
     import torch
 
-    place, _, name = family.layer_prefix.rstrip(".").rpartition(".")
-    parent = encoder_of(module).get_submodule(place)
+    parent, name = layers_of(module, family)
     layers: torch.nn.ModuleList = getattr(parent, name)
     setattr(parent, name, torch.nn.ModuleList([layers[index] for index in keep]))
     try:
         yield
     finally:
         setattr(parent, name, layers)
+
+
+def layers_of(module: torch.nn.Module, family: Family) -> tuple[torch.nn.Module, str]:
+    """The part of a transformers model that runs its layers one after the other, and their name in it."""
+    place, _, name = family.layer_prefix.rstrip(".").rpartition(".")
+    return encoder_of(module).get_submodule(place), name
 
 
 def encoder_of(module: torch.nn.Module) -> torch.nn.Module:
