@@ -72,6 +72,7 @@ class ItemError(InputError, ValueError):
 # Import name -> the extra that brings it.
 _EXTRA_OF = {
     "onnxruntime": "cpu",
+    "openvino": "openvino",
     "torch": "build",
     "transformers": "build",
     "safetensors": "build",

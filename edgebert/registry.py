@@ -35,12 +35,13 @@ TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
         Target("cpu", "edgebert.runtimes.ort:open", "onnxruntime", ("fp32", "int8", "int8-dynamic")),
+        Target("openvino", "edgebert.runtimes.ov:open", "openvino", ("fp32", "bf16", "int8", "int8-static")),
         Target("torch", "edgebert.runtimes.reference:open", "torch", ("fp32",)),
     )
 }
 
 # Names that users will type because other versions and other tools have them.
-_ELSEWHERE = ("openvino", "cuda", "ort-trt", "trt", "trt-rtx")
+_ELSEWHERE = ("cuda", "ort-trt", "trt", "trt-rtx")
 
 
 def target_named(name: str) -> Target:
