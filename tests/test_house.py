@@ -24,7 +24,7 @@ FOLDERS = {"edgebert": "edgebert", "exporters": "edgebert.exporters", "runtimes"
 LAYERS = (
     ("edgebert", "edgebert.__main__", "edgebert.cli"),
     ("edgebert.choosing",),
-    ("edgebert.build",),
+    ("edgebert.build", "edgebert.building"),
     ("edgebert.judging",),
     ("edgebert.serving",),
     ("edgebert.exporters",),

@@ -1,0 +1,1 @@
+"""Building: from a checkpoint to artifacts that have proved themselves; `edgebert.build` is its face."""

@@ -1,0 +1,237 @@
+"""Exporting: which stages run, in which order, for a target and precision.
+
+An artifact is published only after it has proved itself; what failed leaves its parity ledger behind and
+nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgebert import stage
+from edgebert.artifact import Artifact, Manifest
+from edgebert.building.places import bytes_needed, check_free, check_output, depth_name, workplace
+from edgebert.building.resizing import kept_layers, pruned
+from edgebert.errors import CheckFailed, UsageError
+from edgebert.exporters.seal import SealConfig, seal
+from edgebert.exporters.signature import OPSET, PORTABLE, GraphConfig, Sizes
+from edgebert.judging import parity
+from edgebert.machine import file_name
+from edgebert.progress import bar
+from edgebert.registry import check_pair
+from edgebert.serving.tokens import Batch, Text, TextTokenizer
+from edgebert.shaping import sizes
+from edgebert.shaping.checkpoint import open_checkpoint, shape_of
+from edgebert.shaping.depth import KEEP_FIRST, TruncateConfig, truncate
+from edgebert.shaping.vocab import pruned_name
+from edgebert.tasks import TASKS
+from edgebert.training.data import read
+
+if TYPE_CHECKING:
+    from edgebert.exporters.graph import Template
+    from edgebert.training.importance import Importance
+
+log = logging.getLogger("edgebert")
+
+# How many of the ledger's texts travel with the artifact as golden vectors.
+GOLDEN_TEXTS = 4
+
+
+class Exporter:
+    """Exports checkpoints of one shape, however deep, from one trace.
+
+    ``source`` is the deepest of them; intermediate artifacts live in ``work``. ``texts`` serve the parity
+    ledger, ``texts_from`` says where they are from. ``graph`` is what all graphs are like.
+    """
+
+    def __init__(
+        self, source: Artifact, texts: Sequence[Text], texts_from: str, work: Path, graph: GraphConfig = PORTABLE
+    ) -> None:
+        self.source, self.texts, self.texts_from, self.work = source, list(texts), texts_from, work
+        self.graph = graph
+
+    @cached_property
+    def template(self) -> Template:
+        """The trace, made when the first graph needs it."""
+        from edgebert.exporters.graph import trace
+
+        log.info("tracing %s, %d layers", self.source.manifest.name, self.source.manifest.architecture.layers)
+        return trace(self.source, self.graph.opset)
+
+    @cached_property
+    def feeds(self) -> list[Batch]:
+        """The texts as token arrays: each alone, and all in padded batches."""
+        longest = self.graph.fixed and min(self.graph.fixed[1], self.source.manifest.max_length)
+        return parity.feeds(TextTokenizer(self.source, longest), self.texts)
+
+    def truncated(self, keep: Sequence[int]) -> Artifact:
+        """The source with the layers ``keep``; the source itself where that is all of them."""
+        if tuple(keep) == tuple(range(self.source.manifest.architecture.layers)):
+            return self.source
+        return self._once(
+            "truncate", f"l{'-'.join(map(str, keep))}", truncate, self.source, TruncateConfig(tuple(keep))
+        )
+
+    def unproven(self, checkpoint: Artifact, target: str, precision: str) -> Artifact:
+        """A checkpoint at a precision, right in shape and speed but not yet verified or complete."""
+        from edgebert.exporters.graph import build_graph
+        from edgebert.exporters.quantize import DynamicConfig, quantize_dynamic
+
+        check_pair(target, precision)
+        if target == "torch":
+            return checkpoint
+        name = checkpoint.digest[:16]
+        graph = self._once(
+            "graph", f"{name}-fp32", partial(build_graph, template=self.template), checkpoint, self.graph
+        )
+        if precision == "fp32":
+            return graph
+        return self._once(
+            "quantize", f"{name}-{precision}", quantize_dynamic, graph, DynamicConfig.for_this_cpu(precision)
+        )
+
+    def export(self, checkpoint: Artifact, target: str, precision: str, out: Path, *, force: bool = False) -> Artifact:
+        """Build, verify and publish one artifact. Raises CheckFailed where the ledger says no."""
+        reference = self._reference(checkpoint)
+        stages = self._ledger(checkpoint, reference, target, precision)
+        if not all(line.ok for line in stages):
+            self._refuse(stages, out)
+        ledger = [dataclasses.asdict(line) for line in stages]
+        finish = partial(seal, ledger=ledger, golden=self._golden(reference))
+        config = SealConfig(target, precision, self.texts_from)
+        return stage.run("seal", finish, self.unproven(checkpoint, target, precision), config, out, force=force)
+
+    def _ledger(
+        self, checkpoint: Artifact, reference: list[parity.Float], target: str, precision: str
+    ) -> tuple[parity.Stage, ...]:
+        lines = self._truncation(checkpoint)
+        if target == "torch":
+            return lines
+        graph = self.unproven(checkpoint, target, "fp32")
+        line, exact = parity.onnx_stage("onnx-fp32", reference, graph, self.feeds)
+        lines = (*lines, line)
+        if precision == "fp32":
+            return lines
+        quantized = self.unproven(checkpoint, target, precision)
+        return (*lines, parity.onnx_stage(precision, exact, quantized, self.feeds)[0])
+
+    def _truncation(self, checkpoint: Artifact) -> tuple[parity.Stage, ...]:
+        """Untrained layers must give, to the bit, what the full model gives with the others left out."""
+        from edgebert.runtimes.reference import hidden_after
+
+        steps = checkpoint.manifest.history[len(self.source.manifest.history) :]
+        if [step.stage for step in steps] != ["truncate"] or steps[0].source != self.source.digest:
+            return ()
+        feed, keep = self.feeds[-1], steps[0].config["keep"]
+        full, cut = hidden_after(self.source, keep, feed), hidden_after(checkpoint, range(len(keep)), feed)
+        rows = [[row.ravel() for row in states] for states in (full, cut)]
+        return (parity.compare("truncate", "truncate", rows[0], rows[1], None),)
+
+    def _reference(self, checkpoint: Artifact) -> list[parity.Float]:
+        from edgebert.runtimes.reference import reference_session
+
+        session = reference_session(checkpoint)
+        most = TASKS[checkpoint.manifest.task].compared
+        return parity.outputs(parity.runner(session, checkpoint), self.feeds, most)
+
+    def _golden(self, reference: list[parity.Float]) -> dict[str, Any]:
+        # The first texts alone: what one request at a time must give wherever it is deployed.
+        arrays: dict[str, Any] = {}
+        for index in range(min(GOLDEN_TEXTS, len(self.texts))):
+            arrays[f"{index}.output"] = reference[index].astype(np.float32)
+            arrays.update({f"{index}.{name}": array for name, array in self.feeds[index].items()})
+        return arrays
+
+    def _refuse(self, stages: Sequence[parity.Stage], out: Path) -> None:
+        document = {"ok": False, "stages": [dataclasses.asdict(line) for line in stages], "metric": None}
+        path = out.with_name(f"{out.name}.parity.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stage.write_json(path, document)
+        bad = next(line for line in stages if not line.ok)
+        numbers = f"error {bad.max_abs_error:.3g} of {bad.tolerance:.3g}, cosine {bad.cosine:.5f}"
+        raise CheckFailed(
+            f"parity of {bad.name} failed, {numbers}", str(path), "use --precision fp32, or report the model", document
+        )
+
+    def _once(self, step: str, name: str, build: Callable[..., Manifest], source: Artifact, config: Any) -> Artifact:
+        path = self.work / name
+        if path.exists():
+            return Artifact.open(path)
+        try:
+            return stage.run(step, build, source, config, path)
+        finally:
+            # Graphs refer to themselves in circles, and would keep their weights until the collector happens by.
+            gc.collect()
+
+
+def export(
+    model: str = "minilm",
+    layers: int | Sequence[int] | None = None,
+    target: str | Sequence[str] = "cpu",
+    precision: str | Sequence[str] = "fp32",
+    out: str | Path = "edgebert-out",
+    *,
+    keep: str = KEEP_FIRST,
+    data: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    task: str = "auto",
+    prune: str | Path | None = None,
+    opset: int = OPSET,
+    fixed: Sizes | None = None,
+    force: bool = False,
+    tell: Callable[[Importance], None] | None = None,
+) -> list[Artifact]:
+    """Export a checkpoint at one or several depths, targets and precisions, from one trace; each proves itself first.
+
+    ``keep`` and ``tell`` are :func:`kept_layers`'. ``prune`` names the data whose tokens alone stay in the vocabulary
+    (see :func:`pruned`). ``fixed`` (texts, tokens) makes graphs of that one shape; longer texts are then longer than
+    the model reads. Returns the artifacts, published under ``out``. Raises UsageError for depths that do not exist or
+    folders that do, InputError for unusable checkpoints or data, CheckFailed where parity fails.
+    """
+    source = open_checkpoint(model, task)
+    depth = source.manifest.architecture.layers
+    wanted = [layers] if isinstance(layers, int) else list(layers or [depth])
+    ways = list(product(_listed(target), _listed(precision)))
+    graph = GraphConfig(opset, fixed)
+    graph.check(source.manifest.max_length)
+    for way in ways:
+        check_pair(*way)
+        if way[0] == "torch" and graph != PORTABLE:
+            raise UsageError("target torch has no graph", "--opset, --fixed", "export to another target")
+    name = source.manifest.name if prune is None else pruned_name(source)
+    check_output(source, Path(out))
+    rows = read(data, columns) if data is not None else None
+    keeps = kept_layers(source, wanted, keep, rows, tell=tell)
+    jobs = [(kept, way, Path(out) / (_name(name, kept, *way) + graph.suffix)) for kept in keeps for way in ways]
+    check_free([path for _, _, path in jobs], Path(out), force=force)
+    needed = bytes_needed(source, [len(kept) for kept in keeps], [p for _, p in ways])
+    needed += 0 if prune is None else sizes.weight_bytes(shape_of(source))["fp32"]
+    stage.require_space(Path(out), needed, "export")
+    texts, texts_from = parity.ledger_texts(rows)
+    log.info("%s, verified on %s", source.manifest.name, texts_from)
+    done = []
+    with workplace(Path(out)) as work:
+        if prune is not None:
+            source = pruned(source, read(prune, columns), work / "pruned")
+        exporter = Exporter(source, texts, texts_from, work, graph)
+        for kept, way, path in bar(jobs, "exporting"):
+            done.append(exporter.export(exporter.truncated(kept), *way, path, force=force))
+            log.info("exported %s (%.1f MB)", path, done[-1].manifest.bytes / 1e6)
+    return done
+
+
+def _name(name: str, keep: Sequence[int], target: str, precision: str) -> str:
+    return file_name(f"{name}-{depth_name(keep)}-{target}-{precision}")
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
