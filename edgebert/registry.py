@@ -34,7 +34,7 @@ class Target:
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
-        Target("cpu", "edgebert.runtimes.ort:open", "onnxruntime", ("fp32", "int8", "int8-dynamic")),
+        Target("cpu", "edgebert.runtimes.ort:open", "onnxruntime", ("fp32", "int8", "int8-dynamic", "int8-static")),
         Target("openvino", "edgebert.runtimes.ov:open", "openvino", ("fp32", "bf16", "int8", "int8-static")),
         Target("torch", "edgebert.runtimes.reference:open", "torch", ("fp32",)),
     )

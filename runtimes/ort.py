@@ -52,6 +52,8 @@ class _OrtSession:
 
 def _engine(artifact: Artifact, config: SessionConfig) -> Any:
     """ONNX Runtime on exactly the bytes that were checked."""
+    if artifact.manifest.precision == "bf16":
+        raise InputError("ONNX Runtime computes nothing in bf16", str(artifact.path), "use target openvino")
     model, weights = read_checked_graph(artifact)
     options = _options(config)
     if weights is not None:

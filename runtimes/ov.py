@@ -8,11 +8,11 @@ that the artifact names. https://docs.openvino.ai/2026/openvino-workflow/running
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import openvino
@@ -120,7 +120,7 @@ def _engine(artifact: Artifact, config: SessionConfig) -> _Engine:
     core = openvino.Core()
     with _refusals("the graph", artifact, "export it again"):
         compiled = core.compile_model(core.read_model(model, b""), _DEVICE, _settings(artifact, config, precision))
-    products = weight_products(compiled)
+    products = {kind: len(names) for kind, names in _weight_products(compiled).items()}
     wrong = sorted(products.keys() - _PRODUCTS[precision])
     if wrong or not products:
         what = f"OpenVINO computes in {', '.join(wrong) or 'nothing'} what the manifest calls {precision}"
@@ -152,13 +152,26 @@ def _settings(artifact: Artifact, config: SessionConfig, precision: str) -> dict
     return settings
 
 
-def weight_products(compiled: Any) -> dict[str, int]:
-    """How many products with weights a compiled graph computes in each type, as the plugin names types."""
-    found: Counter[str] = Counter()
+def integer_coverage(model: Path) -> dict[str, Any]:
+    """Which products with weights run in integers, in the graph as OpenVINO compiles it.
+
+    Returns ``{"integer": {type: count}, "float": [node names]}``; attention's products have no weight.
+    """
+    settings = {"INFERENCE_PRECISION_HINT": _HINTS["int8"]}
+    found = _weight_products(openvino.Core().compile_model(model, _DEVICE, settings))
+    return {
+        "integer": {kind: len(names) for kind, names in found.items() if kind in _PRODUCTS["int8"]},
+        "float": [name for kind, names in found.items() if kind not in _PRODUCTS["int8"] for name in names],
+    }
+
+
+def _weight_products(compiled: Any) -> dict[str, list[str]]:
+    """The products with weights of a compiled graph, by the type that the plugin computes them in."""
+    found: dict[str, list[str]] = {}
     for node in compiled.get_runtime_model().get_ops():
         facts = node.get_rt_info()
         if facts["layerType"].astype(str) == "FullyConnected":
-            found[facts["runtimePrecision"].astype(str)] += 1
+            found.setdefault(facts["runtimePrecision"].astype(str), []).append(node.get_friendly_name())
     return dict(sorted(found.items()))
 
 

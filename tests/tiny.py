@@ -16,9 +16,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from edgebert import stage
 from edgebert.artifact import Artifact
+from edgebert.building.calibration import calibration_feeds, calibration_texts
 from edgebert.exporters.graph import Template, build_graph, trace
+from edgebert.exporters.precision import PrecisionConfig, set_precision
 from edgebert.exporters.quantize import DynamicConfig, quantize_dynamic
 from edgebert.exporters.signature import PORTABLE
+from edgebert.exporters.static import StaticConfig, quantize_static
+from edgebert.serving.tokens import TextTokenizer
 from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.shaping.depth import TruncateConfig, truncate
 
@@ -308,6 +312,14 @@ class Exports:
         out = self.folder / f"{family}-{task}-{layers}-{precision}"
         if out.exists():
             return Artifact.open(out)
+        if precision == "bf16":
+            lowered = PrecisionConfig("openvino", precision)
+            return stage.run("precision", set_precision, self.artifact(family, task, layers), lowered, out)
+        if precision == "int8-static":
+            source, asked = self.artifact(family, task, layers), calibration_texts(None, texts(40, seed=9))
+            static = StaticConfig.for_this_cpu(precision, "openvino", len(asked))
+            calibrated = partial(quantize_static, feeds=calibration_feeds(TextTokenizer(source), asked, None))
+            return stage.run("quantize-static", calibrated, source, static, out)
         if precision != "fp32":
             config = DynamicConfig.for_this_cpu(precision)
             return stage.run("quantize", quantize_dynamic, self.artifact(family, task, layers), config, out)

@@ -20,12 +20,18 @@ def bytes_needed(source: Artifact, depths: Sequence[int], precisions: Sequence[s
     total = 0
     for depth in depths:
         weights = sizes.weight_bytes(sizes.with_layers(shape, depth))
-        # The cut checkpoint and its graph; then each result, a quantized one also before it is sealed.
+        # The cut checkpoint and its graph; then each result, one of another precision also before it is sealed.
         kept = [weights["fp32"]] * 2
         for precision in precisions:
-            kept += [weights["fp32"]] if precision == "fp32" else [weights["int8"]] * 2
+            # bf16 is computed from the fp32 graph.
+            kept += [weights[stored_as(precision)]] * (1 if precision == "fp32" else 2)
         total += sum(size + companions for size in kept)
     return total
+
+
+def stored_as(precision: str) -> str:
+    """The precision that the weights of an artifact of ``precision`` have in its file."""
+    return "int8" if precision.startswith("int8") else "fp32"
 
 
 def depth_name(keep: Sequence[int]) -> str:
