@@ -22,6 +22,9 @@ from edgebert.runtimes.session import Feed
 
 Float = npt.NDArray[np.float32]
 
+# Of an activation that is always zero; nothing smaller means anything, and float32 ends soon below.
+_LEAST_SCALE = 2.0**-100
+
 
 @dataclass(frozen=True)
 class Range:
@@ -74,5 +77,5 @@ def scale_and_zero(found: Range) -> tuple[Float, npt.NDArray[np.uint8]]:
     Unsigned, since ONNX Runtime leaves signed activations that several products read in float.
     """
     low, high = min(found.low, 0.0), max(found.high, 0.0)
-    scale = (high - low) / 255 or 1.0
+    scale = max((high - low) / 255, _LEAST_SCALE)
     return np.array(scale, np.float32), np.array(round(-low / scale), np.uint8)

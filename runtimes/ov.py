@@ -32,7 +32,7 @@ _DEVICE = "CPU"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 # The types that each precision's products with weights may have in the compiled graph.
 _PRODUCTS = {"fp32": {"f32"}, "bf16": {"bf16"}, "int8": {"u8", "i8"}}
-# Multiples of this many tokens: see docs/measuring.md for where it comes from.
+# Multiples of this many tokens: docs/decisions/013-openvino-and-static-int8.md has the measurements.
 LENGTH_STEP = 8
 
 

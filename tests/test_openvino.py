@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir
 import pytest
+from commands import edgebert
 from hostile import relist
 from test_masks import feed_of
-from tiny import TASKS, Exports, texts
+from tiny import TASKS, Exports, checkpoint, texts
 
 from edgebert.errors import EnvironmentMissing, InputError
 from edgebert.exporters.precision import PrecisionConfig, set_precision
@@ -17,6 +18,7 @@ from edgebert.machine import has_bf16
 from edgebert.registry import target_named
 from edgebert.runtimes import ov
 from edgebert.runtimes.ov import LENGTH_STEP
+from edgebert.runtimes.reference import reference_session
 from edgebert.runtimes.session import Session, SessionConfig
 from edgebert.serving.model import load
 
@@ -81,7 +83,7 @@ def test_the_longest_is_the_models_own(exports: Exports) -> None:
 
 
 def test_a_row_without_tokens_is_what_pytorch_makes_of_it(exports: Exports) -> None:
-    reference = target_named("torch").resolve()(exports.checkpoint("bert", TASKS[0], 2), SessionConfig(threads=1))
+    reference = reference_session(exports.checkpoint("bert", TASKS[0], 2))
     batch = feed(exports, 2, 5)
     batch["attention_mask"][1] = 0
     expected = reference.run(batch)["logits"]
@@ -154,3 +156,18 @@ def test_weights_beside_the_graph_are_refused(exports: Exports, tmp_path: Path) 
     relist(tmp_path)
     with pytest.raises(InputError, match=r"reads no weights beside the graph.*use target cpu"):
         load(tmp_path, "openvino")
+
+
+def test_every_command_knows_the_target(tmp_path: Path) -> None:
+    model, out = checkpoint(tmp_path / "m", layers=1), tmp_path / "out"
+    wanted = ["fp32", "int8", *(["bf16"] if has_bf16() else [])]
+    asked = ("--model", model, "--target", "openvino", "--precision", ",".join(wanted), "-o", out, "--json")
+    made = edgebert("export", *asked).json["artifacts"]
+    assert [(entry["target"], entry["precision"]) for entry in made] == [("openvino", name) for name in wanted]
+    for entry in made:
+        done = edgebert("verify", entry["path"], "--reference", model, "--json")
+        assert (done.code, done.json["ok"]) == (0, True)
+        assert edgebert("doctor", entry["path"]).code == 0
+    timed = edgebert("bench", *(entry["path"] for entry in made), "--samples", 2, "--threads", 1, "--json")
+    rows = [(row["target"], row["precision"]) for row in timed.json["results"]]
+    assert rows == [("openvino", name) for name in sorted(wanted)]

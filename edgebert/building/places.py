@@ -13,6 +13,10 @@ from edgebert.shaping import sizes
 from edgebert.shaping.checkpoint import shape_of
 
 
+# How often weights are on disk beside the fp32 graph: as built, and sealed. int8 may be built in two schemes.
+_COPIES = {"fp32": 1, "int8": 3}
+
+
 def bytes_needed(source: Artifact, depths: Sequence[int], precisions: Sequence[str]) -> int:
     """What it takes on disk to export these depths at these precisions, intermediate artifacts included."""
     companions = sum(entry.bytes for name, entry in source.manifest.files.items() if not name.endswith(".safetensors"))
@@ -23,14 +27,13 @@ def bytes_needed(source: Artifact, depths: Sequence[int], precisions: Sequence[s
         # The cut checkpoint and its graph; then each result, one of another precision also before it is sealed.
         kept = [weights["fp32"]] * 2
         for precision in precisions:
-            # bf16 is computed from the fp32 graph.
-            kept += [weights[stored_as(precision)]] * (1 if precision == "fp32" else 2)
+            kept += [weights[_stored_as(precision)]] * _COPIES.get(precision, 2)
         total += sum(size + companions for size in kept)
     return total
 
 
-def stored_as(precision: str) -> str:
-    """The precision that the weights of an artifact of ``precision`` have in its file."""
+def _stored_as(precision: str) -> str:
+    """The precision that the weights of an artifact of ``precision`` have in its file: bf16 is computed from fp32."""
     return "int8" if precision.startswith("int8") else "fp32"
 
 
