@@ -90,6 +90,7 @@ class BatcherClosed(Unanswered):
 # Import name -> the extra that brings it.
 _EXTRA_OF = {
     "onnxruntime": "cpu",
+    "openvino": "openvino",
     "torch": "build",
     "transformers": "build",
     "safetensors": "build",

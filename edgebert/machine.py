@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
-    "edgebert", "numpy", "tokenizers", "onnxruntime", "torch", "transformers", "accelerate",
+    "edgebert", "numpy", "tokenizers", "onnxruntime", "openvino", "torch", "transformers", "accelerate",
     "onnx", "onnxscript", "onnx-ir", "safetensors",
 )  # fmt: skip
 # The instruction sets that decide how int8 and bf16 behave, as Linux names them.

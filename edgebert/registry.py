@@ -34,13 +34,14 @@ class Target:
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
-        Target("cpu", "edgebert.runtimes.ort:open", "onnxruntime", ("fp32", "int8", "int8-dynamic")),
+        Target("cpu", "edgebert.runtimes.ort:open", "onnxruntime", ("fp32", "int8", "int8-dynamic", "int8-static")),
+        Target("openvino", "edgebert.runtimes.ov:open", "openvino", ("fp32", "bf16", "int8", "int8-static")),
         Target("torch", "edgebert.runtimes.reference:open", "torch", ("fp32",)),
     )
 }
 
 # Names that users will type because other versions and other tools have them.
-_ELSEWHERE = ("openvino", "cuda", "ort-trt", "trt", "trt-rtx")
+_ELSEWHERE = ("cuda", "ort-trt", "trt", "trt-rtx")
 
 
 def target_named(name: str) -> Target:

@@ -31,7 +31,9 @@ Float = npt.NDArray[np.float32]
 Int8 = npt.NDArray[np.int8]
 
 _FLOAT_PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "TransposeMatMul"})
-_INTEGER_PRODUCTS = frozenset({"MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"})
+_INTEGER_PRODUCTS = frozenset(
+    {"MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul"}
+)
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,14 @@ def quantize_dynamic(source: Artifact, config: DynamicConfig, out: Path) -> Mani
     gc.collect()
     copy_config(source, out)
     copy_companions(source, out)
-    coverage = integer_coverage(out / MODEL)
-    if coverage["float"]:
-        nodes = ", ".join(coverage["float"][:3])
-        raise CheckFailed(f"{len(coverage['float'])} Linear layers stayed in float", nodes, "use --precision fp32")
     needs = {**source.manifest.needs, "isa": list(isa()), "scheme": "dynamic"}
-    checks = {**source.manifest.checks, "integer": coverage}
+    checks = {**source.manifest.checks, "integer": require_integer(out / MODEL, source.manifest.target)}
     return replace(source.manifest, precision=config.precision, needs=needs, checks=checks)
 
 
 def _write_quantized(source: Artifact, config: DynamicConfig, out: Path) -> None:
     model = ir.load(source.path / MODEL)
-    quantize_graph(model.graph, config.limit)
+    quantize_graph(Rewriter(model.graph, config.limit))
     save_graph(model, out)
 
 
@@ -84,14 +82,14 @@ def quantize_columns(weight: Float, limit: int) -> tuple[Int8, Float]:
     return np.rint(weight / scales).astype(np.int8), scales
 
 
-def quantize_graph(graph: ir.Graph, limit: int) -> None:
-    """Rewrite, in place, every Linear and every embedding look-up to integer weights."""
-    rewrites: dict[str, Callable[[_Rewriter, ir.Node], None]] = {
-        "MatMul": _Rewriter.linear,
-        "Gemm": _Rewriter.gemm,
-        "Gather": _Rewriter.embedding,
+def quantize_graph(rewriter: Rewriter) -> None:
+    """Rewrite, in place, every Linear and every embedding look-up of the rewriter's graph to integer weights."""
+    graph = rewriter.graph
+    rewrites: dict[str, Callable[[Rewriter, ir.Node], None]] = {
+        "MatMul": Rewriter.linear,
+        "Gemm": Rewriter.gemm,
+        "Gather": Rewriter.embedding,
     }
-    rewriter = _Rewriter(graph, limit)
     for node in list(graph):
         if node.op_type in rewrites:
             rewrites[node.op_type](rewriter, node)
@@ -99,8 +97,8 @@ def quantize_graph(graph: ir.Graph, limit: int) -> None:
         del graph.initializers[name]
 
 
-class _Rewriter:
-    """Writes the integer form of a node before it and takes the node out."""
+class Rewriter:
+    """Writes the integer form of a node before it and takes the node out; products in the dynamic scheme."""
 
     def __init__(self, graph: ir.Graph, limit: int) -> None:
         self.graph, self.limit = graph, limit
@@ -108,12 +106,14 @@ class _Rewriter:
         self.quantized: dict[ir.Value, tuple[ir.Value, ...]] = {}
 
     def linear(self, node: ir.Node) -> None:
-        weight = self._constant(node.inputs[1])
+        """A MatMul with a constant matrix; others stay."""
+        weight = self.constant(node.inputs[1])
         if weight is not None and weight.ndim == 2 and node.inputs[0] is not None:
-            self._replace(node, self._product(node, node.inputs[0], weight, _name(node.inputs[1])))
+            self._replace(node, self.product(node, node.inputs[0], weight, _name(node.inputs[1])))
 
     def gemm(self, node: ir.Node) -> None:
-        weight = self._constant(node.inputs[1])
+        """A Gemm that only multiplies by a constant matrix and adds; others stay."""
+        weight = self.constant(node.inputs[1])
         if weight is None or node.inputs[0] is None:
             return
         attributes = {name: node.attributes[name].value for name in node.attributes}
@@ -123,47 +123,54 @@ class _Rewriter:
             attributes.get(name, default) != default for name, default in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
         ):
             return
-        result = self._product(node, node.inputs[0], weight, _name(node.inputs[1]))
-        if len(node.inputs) > 2 and node.inputs[2] is not None:
-            (result,) = self._insert(node, "Add", [result, node.inputs[2]])
-        self._replace(node, result)
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        self._replace(node, self.biased(node, node.inputs[0], weight, bias, _name(node.inputs[1])))
 
     def embedding(self, node: ir.Node) -> None:
-        table = self._constant(node.inputs[0])
+        """A look-up in a constant float table: int8 rows, each with its scale."""
+        table = self.constant(node.inputs[0])
         if table is None or table.ndim != 2 or table.dtype != np.float32:
             return
         values, scales = quantize_columns(table.T, self.limit)
         name = _name(node.inputs[0])
-        rows = self._insert(node, "Gather", [self._initializer(f"{name}.int8", values.T), node.inputs[1]])
-        row_scales = self._insert(node, "Gather", [self._initializer(f"{name}.scale", scales[:, None]), node.inputs[1]])
-        (as_float,) = self._insert(node, "Cast", list(rows), {"to": ir.DataType.FLOAT})
-        (result,) = self._insert(node, "Mul", [as_float, *row_scales])
+        rows = self.insert(node, "Gather", [self.initializer(f"{name}.int8", values.T), node.inputs[1]])
+        row_scales = self.insert(node, "Gather", [self.initializer(f"{name}.scale", scales[:, None]), node.inputs[1]])
+        (as_float,) = self.insert(node, "Cast", list(rows), {"to": ir.DataType.FLOAT})
+        (result,) = self.insert(node, "Mul", [as_float, *row_scales])
         self._replace(node, result)
 
-    def _product(self, node: ir.Node, activation: ir.Value, weight: Float, name: str) -> ir.Value:
+    def biased(self, node: ir.Node, activation: ir.Value, weight: Float, bias: ir.Value | None, name: str) -> ir.Value:
+        """The same of a matrix [n, in], with a bias [out]."""
+        result = self.product(node, activation, weight, name)
+        return result if bias is None else self.insert(node, "Add", [result, bias])[0]
+
+    def product(self, node: ir.Node, activation: ir.Value, weight: Float, name: str) -> ir.Value:
+        """The product of an activation and a weight [in, out], whose name is ``name``, in integers."""
         # Exactly the chain that ONNX Runtime fuses into DynamicQuantizeMatMul or MatMulIntegerToFloat.
         values, scales = quantize_columns(weight, self.limit)
         if activation not in self.quantized:
-            self.quantized[activation] = self._insert(node, "DynamicQuantizeLinear", [activation], outputs=3)
+            self.quantized[activation] = self.insert(node, "DynamicQuantizeLinear", [activation], outputs=3)
         integers, scale, zero = self.quantized[activation]
-        right = self._initializer(f"{name}.int8", values)
-        right_zero = self._initializer(f"{name}.zero", np.zeros_like(values[0]))
-        (sums,) = self._insert(node, "MatMulInteger", [integers, right, zero, right_zero])
-        (as_float,) = self._insert(node, "Cast", [sums], {"to": ir.DataType.FLOAT})
-        (factor,) = self._insert(node, "Mul", [scale, self._initializer(f"{name}.scale", scales)])
-        (product,) = self._insert(node, "Mul", [as_float, factor])
+        right = self.initializer(f"{name}.int8", values)
+        right_zero = self.initializer(f"{name}.zero", np.zeros_like(values[0]))
+        (sums,) = self.insert(node, "MatMulInteger", [integers, right, zero, right_zero])
+        (as_float,) = self.insert(node, "Cast", [sums], {"to": ir.DataType.FLOAT})
+        (factor,) = self.insert(node, "Mul", [scale, self.initializer(f"{name}.scale", scales)])
+        (product,) = self.insert(node, "Mul", [as_float, factor])
         return product
 
-    def _constant(self, value: ir.Value | None) -> Any:
+    def constant(self, value: ir.Value | None) -> Any:
+        """The array of a constant; None where the value is none."""
         known = value is not None and value.name in self.graph.initializers and value.const_value is not None
         return value.const_value.numpy() if known and value is not None and value.const_value is not None else None
 
-    def _initializer(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+    def initializer(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        """The graph's constant of that name, made of ``array`` where there is none yet."""
         if name not in self.graph.initializers:
             self.graph.register_initializer(constant(name, np.ascontiguousarray(array)))
         return self.graph.initializers[name]
 
-    def _insert(
+    def insert(
         self,
         before: ir.Node,
         operator: str,
@@ -171,6 +178,7 @@ class _Rewriter:
         attributes: dict[str, Any] | None = None,
         outputs: int = 1,
     ) -> tuple[ir.Value, ...]:
+        """The outputs of a new node, which stands before ``before``."""
         node = ir.node(operator, inputs, attributes, num_outputs=outputs)
         self.graph.insert_before(before, node)
         return tuple(node.outputs)
@@ -188,6 +196,18 @@ def _name(value: ir.Value | None) -> str:
     return value.name if value is not None and value.name else "weight"
 
 
+def require_integer(model: Path, target: str) -> dict[str, Any]:
+    """The coverage of a quantized graph on the target's engine.
+
+    Raises CheckFailed, naming the nodes, where a product with weights is computed in float.
+    """
+    coverage = _COVERAGES[target](model)
+    if coverage["float"]:
+        nodes = ", ".join(coverage["float"][:3])
+        raise CheckFailed(f"{len(coverage['float'])} Linear layers stayed in float", nodes, "use --precision fp32")
+    return coverage
+
+
 def integer_coverage(model: Path) -> dict[str, Any]:
     """Which products with weights run in integers, in the graph as ONNX Runtime optimized it for a session.
 
@@ -200,9 +220,19 @@ def integer_coverage(model: Path) -> dict[str, Any]:
     for node in graph:
         if node.op_type in _INTEGER_PRODUCTS:
             integer[node.op_type] += 1
-        elif node.op_type in _FLOAT_PRODUCTS and any(v is not None and v.is_initializer() for v in node.inputs[:2]):
+        elif node.op_type in _FLOAT_PRODUCTS and any(_is_weight(value) for value in node.inputs[:2]):
             in_float.append(node.name or node.op_type)
     return {"integer": dict(sorted(integer.items())), "float": in_float}
+
+
+def _is_weight(value: ir.Value | None) -> bool:
+    """Whether a value is a constant, or integers of one that are made floats again."""
+    if value is None:
+        return False
+    node = value.producer()
+    return value.is_initializer() or (
+        node is not None and node.op_type == "DequantizeLinear" and _is_weight(node.inputs[0])
+    )
 
 
 def _session_graph(model: Path) -> ir.Model:
@@ -214,3 +244,13 @@ def _session_graph(model: Path) -> ir.Model:
         options.log_severity_level = 3
         onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         return ir.load(options.optimized_model_filepath)
+
+
+def _openvino_coverage(model: Path) -> dict[str, Any]:
+    """The same of the graph as OpenVINO compiled it."""
+    from edgebert.runtimes.ov import integer_coverage
+
+    return integer_coverage(model)
+
+
+_COVERAGES: dict[str, Callable[[Path], dict[str, Any]]] = {"cpu": integer_coverage, "openvino": _openvino_coverage}

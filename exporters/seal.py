@@ -17,11 +17,12 @@ GOLDEN = "golden.npz"
 
 @dataclass(frozen=True)
 class SealConfig:
-    """Settings of the last stage: the target the artifact is for, and where its test texts came from."""
+    """Settings of the last stage: the target the artifact is for, where its test texts came from, its int8 scheme."""
 
     target: str
     precision: str
     texts: str
+    scheme: str = ""
 
 
 def seal(
@@ -31,17 +32,20 @@ def seal(
     *,
     ledger: Sequence[Mapping[str, Any]],
     golden: Mapping[str, Any],
+    schemes: Sequence[Mapping[str, Any]] = (),
 ) -> Manifest:
     """Stage: copy the built files and add what proves them.
 
     ``ledger`` holds the lines of the parity ledger, ``golden`` a few token arrays (``0.input_ids``, ...) with
-    the reference's outputs (``0.output``).
+    the reference's outputs (``0.output``). ``schemes`` are those that were tried, where there was a choice.
     """
     for name in source.manifest.files:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         source.copy(name, out / name)
     np.savez(out / GOLDEN, **golden)
     checks = {**source.manifest.checks, "parity": [dict(line) for line in ledger]}
+    if schemes:
+        checks["schemes"] = [dict(trial) for trial in schemes]
     manifest = replace(source.manifest, target=config.target, precision=config.precision, checks=checks)
     (out / "README.md").write_text(_card(manifest, config), "utf-8")
     return manifest

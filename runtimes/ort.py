@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import onnxruntime
@@ -16,30 +13,26 @@ from edgebert.artifact import Artifact
 from edgebert.checked_graph import read_checked_graph
 from edgebert.errors import EnvironmentMissing, InputError
 from edgebert.graph_guard import EXTERNAL, GRAPH
+from edgebert.runtimes.engine import Held
 from edgebert.runtimes.fixed import to_its_shape
-from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked, closed
+from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked
 
 _PROVIDER = "CPUExecutionProvider"
 
 
 def open(artifact: Artifact, config: SessionConfig) -> Session:
     """A session on the artifact's graph. Raises InputError where we or ONNX Runtime refuse the graph."""
-    session = _OrtSession(artifact, config)
-    _OPEN.add(session)
-    return to_its_shape(session, artifact)
+    return to_its_shape(_OrtSession(artifact, config), artifact)
 
 
 class _OrtSession:
     def __init__(self, artifact: Artifact, config: SessionConfig) -> None:
         self._artifact, self._config = artifact, config
-        self._lock = threading.Lock()
-        self._closed = False
-        self._engine: Any = _engine(artifact, config)
-        self._outputs = [output.name for output in self._engine.get_outputs()]
+        self._held: Held[Any] = Held(partial(_engine, artifact, config), artifact)
+        self._outputs = [output.name for output in self._held.get().get_outputs()]
 
     def run(self, feed: Feed) -> dict[str, Array]:
-        # Held by this call until it ends, so that a close meanwhile takes nothing away.
-        engine = self._engine or self._reopened()
+        engine = self._held.get()
         arrays = checked(feed, self._artifact)
         with _refusals("this input", self._artifact, "check its token ids and shapes"):
             results = engine.run(self._outputs, arrays)
@@ -54,40 +47,13 @@ class _OrtSession:
         }
 
     def close(self) -> None:
-        with self._lock:
-            self._closed, self._engine = True, None
-
-    def _reopened(self) -> Any:
-        """The engine of a forked process, made when it first asks; an error once the session is closed."""
-        with self._lock:
-            if self._closed:
-                raise closed(self._artifact)
-            if self._engine is None:
-                self._engine = _engine(self._artifact, self._config)
-            return self._engine
-
-    def after_fork(self) -> None:
-        """Forget, in the child, the parent's engine: its threads stayed there, and whoever waits for them hangs."""
-        engine, self._engine = self._engine, None
-        self._lock = threading.Lock()
-        if engine is not None:
-            # Its destructor waits too, so the engine gets a reference that nobody gives back.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
-
-
-_OPEN: weakref.WeakSet[_OrtSession] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for session in _OPEN:
-        session.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+        self._held.close()
 
 
 def _engine(artifact: Artifact, config: SessionConfig) -> Any:
     """ONNX Runtime on exactly the bytes that were checked."""
+    if artifact.manifest.precision == "bf16":
+        raise InputError("ONNX Runtime computes nothing in bf16", str(artifact.path), "use target openvino")
     model, weights = read_checked_graph(artifact)
     options = _options(config)
     if weights is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,11 +30,13 @@ class SessionConfig:
     """How to open a session. ``threads`` None means all that this process may use.
 
     ``timing_only`` lets a runtime that cannot read the artifact's weights make up others: latency does
-    not depend on them, answers do, so serving never sets it.
+    not depend on them, answers do, so serving never sets it. ``cache_dir`` is a private folder for what an engine
+    compiles; without one nothing is written.
     """
 
     threads: int | None = None
     timing_only: bool = False
+    cache_dir: Path | None = None
 
     @property
     def thread_count(self) -> int:

@@ -18,21 +18,25 @@ from tiny import TASKS, Exports, texts
 
 from edgebert.artifact import Artifact
 from edgebert.errors import InputError, ItemError
+from edgebert.registry import TARGETS
 from edgebert.serving.model import load
 
 TEXTS = texts(12, seed=5)
 
+each_engine = pytest.mark.parametrize("target", [name for name in TARGETS if name != "torch"])
 
-def run(program: str, path: Path, timeout: float = 60) -> Any:
-    command = [sys.executable, "-B", "-c", program, str(path)]
+
+def run(program: str, path: Path, target: str = "cpu", timeout: float = 60) -> Any:
+    command = [sys.executable, "-B", "-c", program, str(path), target]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=timeout)
     return json.loads(done.stdout)
 
 
-def test_closing_during_calls_gives_typed_errors_only(exports: Exports) -> None:
+@each_engine
+def test_closing_during_calls_gives_typed_errors_only(exports: Exports, target: str) -> None:
     path = exports.artifact("bert", TASKS[0]).path
     for _ in range(5):
-        model = load(path, threads=1)
+        model = load(path, target, threads=1)
         truth = model.logits(TEXTS)
         started = threading.Barrier(9)
 
@@ -68,7 +72,7 @@ def test_one_bad_item_is_named_and_harms_no_later_call(exports: Exports, bad: An
 FORK = """
 import json, os, sys, threading
 import edgebert
-model, closed, unused = (edgebert.load(sys.argv[1], threads=2) for _ in range(3))
+model, closed, unused = (edgebert.load(sys.argv[1], sys.argv[2], threads=2) for _ in range(3))
 texts = ["a fine film", "dull"] * 20
 truth = model.logits(texts).tolist()
 # Another thread is in the middle of calls when we fork.
@@ -92,15 +96,17 @@ print(json.dumps([status, json.loads(os.read(read, 100)), model.logits(texts).to
 """
 
 
-def test_a_forked_child_answers_and_ends(exports: Exports) -> None:
-    assert run(FORK, exports.artifact("bert", TASKS[0]).path) == [0, [True, "the model is closed"], True]
+@each_engine
+def test_a_forked_child_answers_and_ends(exports: Exports, target: str) -> None:
+    assert run(FORK, exports.artifact("bert", TASKS[0]).path, target) == [0, [True, "the model is closed"], True]
 
 
 WATCHED = """
 import json, os, sys
 import edgebert
-import numpy, onnxruntime, tokenizers
-from edgebert.runtimes import ort
+import numpy, tokenizers
+from edgebert.registry import TARGETS
+TARGETS[sys.argv[2]].resolve()
 from edgebert.serving import model
 seen = []
 def watch(event, args):
@@ -115,7 +121,7 @@ def watch(event, args):
     ):
         seen.append([event, str(args)])
 sys.addaudithook(watch)
-edgebert.load(sys.argv[1]).predict(["a film", "dull"])
+edgebert.load(sys.argv[1], sys.argv[2]).predict(["a film", "dull"])
 # What native code does, no hook sees.
 paths = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
 seen += [os.readlink(path) for path in paths if os.path.islink(path) and os.readlink(path).startswith("socket")]
@@ -123,14 +129,15 @@ print(json.dumps(seen))
 """
 
 
+@each_engine
 def test_nothing_is_written_and_no_socket_opened(
-    exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exports: Exports, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # Set for this process when edgebert was imported; the child has to do it by itself.
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
-    assert run(WATCHED, exports.artifact("bert", TASKS[0]).path) == []
+    assert run(WATCHED, exports.artifact("bert", TASKS[0]).path, target) == []
     assert list(tmp_path.iterdir()) == []
 
 

@@ -64,20 +64,24 @@ def test_an_exported_graph_is_never_served_with_made_up_weights(artifacts: dict[
 def test_targets_of_other_versions_are_named_as_missing() -> None:
     with pytest.raises(EnvironmentMissing, match="no runtime for target trt"):
         target_named("trt")
-    with pytest.raises(UsageError, match="one of cpu, torch"):
+    with pytest.raises(UsageError, match="one of cpu, openvino, torch"):
         target_named("abacus")
 
 
 def test_a_pair_that_does_not_exist_lists_those_that_do() -> None:
-    with pytest.raises(UsageError, match="cpu: fp32, int8, int8-dynamic; torch: fp32"):
+    with pytest.raises(
+        UsageError,
+        match="cpu: fp32, int8, int8-dynamic, int8-static; openvino: fp32, bf16, int8, int8-static; torch: fp32",
+    ):
         check_pair("torch", "int8")
 
 
+@pytest.mark.parametrize(("target", "package"), [("cpu", "onnxruntime"), ("openvino", "openvino")])
 def test_a_runtime_that_is_not_installed_is_an_error_with_the_command_that_brings_it(
-    artifacts: dict[str, Path], tmp_path: Path
+    artifacts: dict[str, Path], tmp_path: Path, target: str, package: str
 ) -> None:
-    absent = without(["onnxruntime"], tmp_path)
-    for arguments in (("bench", artifacts["cpu"]), ("verify", artifacts["cpu"])):
+    absent = without([package], tmp_path)
+    for arguments in (("bench", artifacts["cpu"], "--target", target), ("verify", artifacts[target])):
         done = program(*arguments, PYTHONPATH=absent)
         assert done.code == 6
-        assert "missing package: onnxruntime: pip install 'edgebert[cpu]'" in done.error
+        assert f"missing package: {package}: pip install 'edgebert[{target}]'" in done.error

@@ -19,9 +19,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from edgebert import stage
 from edgebert.artifact import Artifact
+from edgebert.building.calibration import calibration_feeds, calibration_texts
 from edgebert.exporters.graph import Template, build_graph, trace
+from edgebert.exporters.precision import PrecisionConfig, set_precision
 from edgebert.exporters.quantize import DynamicConfig, quantize_dynamic
 from edgebert.exporters.signature import PORTABLE, GraphConfig
+from edgebert.exporters.static import StaticConfig, quantize_static
+from edgebert.serving.tokens import TextTokenizer
 from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.shaping.depth import TruncateConfig, truncate
 
@@ -340,11 +344,17 @@ class Exports:
         self, family: str, task: str, layers: int = 3, precision: str = "fp32", graph: GraphConfig = PORTABLE
     ) -> Artifact:
         def make(out: Path) -> object:
-            if precision != "fp32":
-                config = DynamicConfig.for_this_cpu(precision)
-                source = self.artifact(family, task, layers, graph=graph)
-                return stage.run("quantize", quantize_dynamic, source, config, out)
-            build = partial(build_graph, template=self.template(family, task))
-            return stage.run("graph", build, self.checkpoint(family, task, layers), graph, out)
+            if precision == "fp32":
+                build = partial(build_graph, template=self.template(family, task))
+                return stage.run("graph", build, self.checkpoint(family, task, layers), graph, out)
+            source = self.artifact(family, task, layers, graph=graph)
+            if precision == "bf16":
+                return stage.run("precision", set_precision, source, PrecisionConfig("openvino", precision), out)
+            if precision == "int8-static":
+                asked = calibration_texts(None, texts(40, seed=9))
+                static = StaticConfig.for_this_cpu(precision, "openvino", len(asked))
+                feeds = calibration_feeds(TextTokenizer(source), asked, graph.fixed)
+                return stage.run("quantize-static", partial(quantize_static, feeds=feeds), source, static, out)
+            return stage.run("quantize", quantize_dynamic, source, DynamicConfig.for_this_cpu(precision), out)
 
         return Artifact.open(once(self.folder / f"{family}-{task}-{layers}-{precision}{graph.suffix}", make))

@@ -10,6 +10,7 @@ import dataclasses
 import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -19,13 +20,16 @@ import numpy as np
 
 from edgebert import stage
 from edgebert.artifact import Artifact, Manifest
+from edgebert.building.calibration import calibration_feeds, calibration_texts
 from edgebert.building.places import bytes_needed, check_free, check_output, depth_name, workplace
 from edgebert.building.references import References
 from edgebert.building.resizing import kept_layers, pruned
+from edgebert.building.schemes import Trial, best_of, schemes_of, told
 from edgebert.errors import CheckFailed, UsageError
 from edgebert.exporters.seal import SealConfig, seal
 from edgebert.exporters.signature import OPSET, PORTABLE, GraphConfig, Sizes
 from edgebert.judging import parity
+from edgebert.judging.evaluate import score_on_dev
 from edgebert.machine import file_name
 from edgebert.progress import bar
 from edgebert.registry import check_pair
@@ -35,7 +39,7 @@ from edgebert.shaping.checkpoint import open_checkpoint, shape_of
 from edgebert.shaping.depth import KEEP_FIRST, TruncateConfig, truncate
 from edgebert.shaping.vocab import pruned_name
 from edgebert.tasks import TASKS
-from edgebert.training.data import read
+from edgebert.training.data import Data, read
 
 if TYPE_CHECKING:
     from edgebert.exporters.graph import Template
@@ -51,18 +55,25 @@ class Exporter:
     """Exports checkpoints of one shape, however deep, from one trace.
 
     ``source`` is the deepest of them; intermediate artifacts live in ``work``. ``texts`` serve the parity
-    ledger, ``texts_from`` says where they are from. ``graph`` is what all graphs are like. ``depths`` are those
-    at which the source's first layers will be exported, where that is known.
+    ledger, ``texts_from`` says where they are from. ``graph`` is what all graphs are like. ``data`` has the texts
+    that static int8 is calibrated on and the dev part that schemes are judged by; without it ``texts`` serve.
+    ``depths`` are those at which the source's first layers will be exported, where that is known.
     """
 
     def __init__(
-        self, source: Artifact, texts: Sequence[Text], texts_from: str, work: Path, graph: GraphConfig = PORTABLE,
+        self,
+        source: Artifact,
+        texts: Sequence[Text],
+        texts_from: str,
+        work: Path,
+        graph: GraphConfig = PORTABLE,
+        data: Data | None = None,
         depths: Sequence[int] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.source, self.texts, self.texts_from, self.work = source, list(texts), texts_from, work
-        self.graph, self._depths = graph, depths
+        self.graph, self.data, self._depths = graph, data, depths
         # The latest fp32 graph's line and outputs: its other precisions are compared with these.
-        self._exact: tuple[str, tuple[parity.Stage, list[parity.Float]]] | None = None
+        self._exact: tuple[tuple[str, str], tuple[parity.Stage, list[parity.Float]]] | None = None
 
     @cached_property
     def template(self) -> Template:
@@ -75,8 +86,12 @@ class Exporter:
     @cached_property
     def feeds(self) -> list[Batch]:
         """The texts as token arrays: each alone, and all in padded batches."""
+        return parity.feeds(self._tokenizer, self.texts)
+
+    @cached_property
+    def _tokenizer(self) -> TextTokenizer:
         longest = self.graph.fixed and min(self.graph.fixed[1], self.source.manifest.max_length)
-        return parity.feeds(TextTokenizer(self.source, longest), self.texts)
+        return TextTokenizer(self.source, longest)
 
     @cached_property
     def references(self) -> References:
@@ -94,7 +109,6 @@ class Exporter:
     def unproven(self, checkpoint: Artifact, target: str, precision: str) -> Artifact:
         """A checkpoint at a precision, right in shape and speed but not yet verified or complete."""
         from edgebert.exporters.graph import build_graph
-        from edgebert.exporters.quantize import DynamicConfig, quantize_dynamic
 
         check_pair(target, precision)
         if target == "torch":
@@ -103,38 +117,62 @@ class Exporter:
         graph = self._once(
             "graph", f"{name}-fp32", partial(build_graph, template=self.template), checkpoint, self.graph
         )
-        if precision == "fp32":
-            return graph
-        return self._once(
-            "quantize", f"{name}-{precision}", quantize_dynamic, graph, DynamicConfig.for_this_cpu(precision)
-        )
+        scheme, *_ = schemes_of(target, precision)
+        return graph if scheme == "fp32" else self._lowered(graph, f"{name}-{target}-{scheme}", target, scheme)
+
+    def _lowered(self, graph: Artifact, name: str, target: str, precision: str) -> Artifact:
+        """The fp32 graph in another precision, none of them a choice."""
+        from edgebert.exporters.precision import PrecisionConfig, set_precision
+        from edgebert.exporters.quantize import DynamicConfig, quantize_dynamic
+        from edgebert.exporters.static import StaticConfig, quantize_static
+
+        if precision == "bf16":
+            return self._once("precision", name, set_precision, graph, PrecisionConfig(target, precision))
+        if precision == "int8-dynamic":
+            return self._once("quantize", name, quantize_dynamic, graph, DynamicConfig.for_this_cpu(precision))
+        texts = calibration_texts(self.data, self.texts)
+        config = StaticConfig.for_this_cpu(precision, target, len(texts))
+        build = partial(quantize_static, feeds=calibration_feeds(self._tokenizer, texts, self.graph.fixed))
+        return self._once("quantize-static", name, build, graph, config)
 
     def export(self, checkpoint: Artifact, target: str, precision: str, out: Path, *, force: bool = False) -> Artifact:
         """Build, verify and publish one artifact. Raises CheckFailed where the ledger says no."""
         reference = self.references.of(checkpoint)
-        stages = self._ledger(checkpoint, reference, target, precision)
+        stages, built, choice = self._proven(checkpoint, reference, target, precision)
         if not all(line.ok for line in stages):
             self._refuse(stages, out)
         ledger = [dataclasses.asdict(line) for line in stages]
-        finish = partial(seal, ledger=ledger, golden=self._golden(reference))
-        config = SealConfig(target, precision, self.texts_from)
-        return stage.run("seal", finish, self.unproven(checkpoint, target, precision), config, out, force=force)
+        finish = partial(seal, ledger=ledger, golden=self._golden(reference), schemes=choice)
+        config = SealConfig(target, precision, self.texts_from, built.manifest.needs.get("scheme", ""))
+        return stage.run("seal", finish, built, config, out, force=force)
 
-    def _ledger(
+    def _proven(
         self, checkpoint: Artifact, reference: list[parity.Float], target: str, precision: str
-    ) -> tuple[parity.Stage, ...]:
+    ) -> tuple[tuple[parity.Stage, ...], Artifact, list[dict[str, Any]]]:
+        """The ledger, what it is about, and the schemes that were tried."""
         lines = self._truncation(checkpoint)
         if target == "torch":
-            return lines
+            return lines, checkpoint, []
         graph = self.unproven(checkpoint, target, "fp32")
-        if self._exact is None or self._exact[0] != graph.digest:
-            self._exact = graph.digest, parity.onnx_stage("onnx-fp32", reference, graph, self.feeds)
+        key = graph.digest, target
+        if self._exact is None or self._exact[0] != key:
+            self._exact = key, parity.onnx_stage("onnx-fp32", reference, graph, self.feeds, target)
         line, exact = self._exact[1]
         lines = (*lines, line)
         if precision == "fp32":
-            return lines
-        quantized = self.unproven(checkpoint, target, precision)
-        return (*lines, parity.onnx_stage(precision, exact, quantized, self.feeds)[0])
+            return lines, graph, []
+        trials = self._trials(checkpoint, exact, target, precision)
+        best = best_of(trials)
+        return (*lines, best.line), best.artifact, told(trials, best)
+
+    def _trials(self, checkpoint: Artifact, exact: list[parity.Float], target: str, precision: str) -> list[Trial]:
+        trials = []
+        for scheme in schemes_of(target, precision):
+            built = self.unproven(checkpoint, target, scheme)
+            trials.append(Trial(scheme, built, parity.onnx_stage(precision, exact, built, self.feeds, target)[0]))
+        if len(trials) == 1 or self.data is None:
+            return trials
+        return [replace(trial, metric=score_on_dev(trial.artifact, self.data)) for trial in trials]
 
     def _truncation(self, checkpoint: Artifact) -> tuple[parity.Stage, ...]:
         """Untrained layers must give, to the bit, what the full model gives with the others left out."""
@@ -228,7 +266,7 @@ def export(
         if prune is not None:
             source = pruned(source, read(prune, columns), work / "pruned")
         depths = [len(kept) for kept in keeps if tuple(kept) == tuple(range(len(kept)))]
-        exporter = Exporter(source, texts, texts_from, work, graph, depths)
+        exporter = Exporter(source, texts, texts_from, work, graph, rows, depths)
         for kept, way, path in bar(jobs, "exporting"):
             done.append(exporter.export(exporter.truncated(kept), *way, path, force=force))
             log.info("exported %s (%.1f MB)", path, done[-1].manifest.bytes / 1e6)

@@ -12,6 +12,9 @@ from edgebert.errors import UsageError
 from edgebert.shaping import sizes
 from edgebert.shaping.checkpoint import shape_of
 
+# How often weights are on disk beside the fp32 graph: as built, and sealed. int8 may be built in two schemes.
+_COPIES = {"fp32": 1, "int8": 3}
+
 
 def bytes_needed(source: Artifact, depths: Sequence[int], precisions: Sequence[str]) -> int:
     """What it takes on disk to export these depths at these precisions, intermediate artifacts included."""
@@ -20,12 +23,17 @@ def bytes_needed(source: Artifact, depths: Sequence[int], precisions: Sequence[s
     total = 0
     for depth in depths:
         weights = sizes.weight_bytes(sizes.with_layers(shape, depth))
-        # The cut checkpoint and its graph; then each result, a quantized one also before it is sealed.
+        # The cut checkpoint and its graph; then each result, one of another precision also before it is sealed.
         kept = [weights["fp32"]] * 2
         for precision in precisions:
-            kept += [weights["fp32"]] if precision == "fp32" else [weights["int8"]] * 2
+            kept += [weights[_stored_as(precision)]] * _COPIES.get(precision, 2)
         total += sum(size + companions for size in kept)
     return total
+
+
+def _stored_as(precision: str) -> str:
+    """The precision that the weights of an artifact of ``precision`` have in its file: bf16 is computed from fp32."""
+    return "int8" if precision.startswith("int8") else "fp32"
 
 
 def depth_name(keep: Sequence[int]) -> str:

@@ -108,7 +108,7 @@ class Workshop:
     def _exporter(self) -> build.Exporter:
         """Exports every depth from one trace, verified on train texts."""
         work = self.folder / "work" / "stages"
-        return build.Exporter(self.start, *parity.ledger_texts(self.data), work)
+        return build.Exporter(self.start, *parity.ledger_texts(self.data), work, data=self.data)
 
     # -- training ------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ def _show(document: Document) -> str:
         return "parity failed; the ledger: " + ", ".join(line["name"] for line in document["stages"])
     rows = [
         (
-            str(entry["layers"]), entry["precision"], entry["target"], f"{entry['bytes'] / 1e6:.1f}",
+            str(entry["layers"]), _precision(entry), entry["target"], f"{entry['bytes'] / 1e6:.1f}",
             f"{entry['checks']['parity'][-1]['max_abs_error']:.1e}" if entry["checks"]["parity"] else "",
             f"{entry['checks']['parity'][-1]['cosine']:.6f}" if entry["checks"]["parity"] else "",
         )
@@ -27,6 +27,12 @@ def _show(document: Document) -> str:
     ]  # fmt: skip
     costs = {words for entry in document["artifacts"] for words in vocabulary(entry)}
     return "\n".join([*sorted(costs), _table(rows)])
+
+
+def _precision(entry: Document) -> str:
+    """The precision, and the scheme where there was a choice of some."""
+    chosen = [trial["precision"] for trial in entry["checks"].get("schemes", ()) if trial["chosen"]]
+    return " = ".join([entry["precision"], *chosen])
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -138,13 +138,14 @@ def keep(function: F) -> F:
 def targets(default: str | None) -> Callable[[F], F]:
     """``--target``: one or a list."""
     return click.option(
-        "--target", "target", type=NAMES, default=default, help="Where it runs: cpu, torch; one or a list."
+        "--target", "target", type=NAMES, default=default, help="Where it runs: cpu, openvino, torch; one or a list."
     )
 
 
 def precisions(default: str) -> Callable[[F], F]:
     """``--precision``: one or a list."""
-    return click.option("--precision", type=NAMES, default=default, help="fp32, int8, int8-dynamic; one or a list.")
+    text = "fp32, bf16, int8 (the scheme that keeps the task best), int8-dynamic, int8-static; one or a list."
+    return click.option("--precision", type=NAMES, default=default, help=text)
 
 
 def budget(function: F) -> F:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgebert.artifact import problem_of
+from edgebert.artifact import Artifact, problem_of
 from edgebert.errors import InputError
 from edgebert.judging.metrics import (
     Scores,
@@ -24,9 +24,9 @@ from edgebert.judging.metrics import (
 )
 from edgebert.masking import hidden_tokens
 from edgebert.serving.answers import Prediction
-from edgebert.serving.model import Model
+from edgebert.serving.model import Model, load
 from edgebert.serving.tokens import MAX_ITEMS, Text
-from edgebert.training.data import Row
+from edgebert.training.data import Data, Row, match_labels
 
 T = TypeVar("T")
 
@@ -46,6 +46,18 @@ def evaluate(model: Model, rows: Sequence[Row], reference: Model | None = None) 
     """
     judge = _JUDGES.get(problem_of(model.artifact.manifest).data)
     return judge(model, rows) if judge else _encoded(model, rows, reference)
+
+
+def score_on_dev(artifact: Artifact, data: Data) -> float | None:
+    """The task metric of an artifact on data's dev part; None where the data cannot judge it."""
+    manifest = artifact.manifest
+    problem = problem_of(manifest)
+    matched = match_labels(data, manifest.labels, problem.data) if manifest.labels else data
+    rated = data.kind == "score" and data.pair
+    if matched is None or not (manifest.labels or problem.data == "text" or rated):
+        return None
+    with load(artifact.path) as model:
+        return evaluate(model, matched.dev).metric_value().value
 
 
 def _encoded(model: Model, rows: Sequence[Row], reference: Model | None) -> Scores:

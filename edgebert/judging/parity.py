@@ -49,6 +49,7 @@ class Tolerance:
 TOLERANCES = {
     "truncate": Tolerance(0.0, 1.0 - 1e-12, 1.0),
     "fp32": Tolerance(1e-4, 1.0 - 1e-6, 1.0),
+    "bf16": Tolerance(0.1, 0.999, 0.95),
     "int8": Tolerance(0.5, 0.97, 0.9),
 }
 
@@ -191,10 +192,10 @@ def _undecided(decisions: int, tolerance: Tolerance, allowed: float, reference: 
 
 
 def onnx_stage(
-    name: str, reference: Sequence[Float], artifact: Artifact, batches: Sequence[Batch]
+    name: str, reference: Sequence[Float], artifact: Artifact, batches: Sequence[Batch], target: str | None = None
 ) -> tuple[Stage, list[Float]]:
-    """The ledger line of an exported artifact on its own target, and its outputs for the next line."""
-    session = target_named(artifact.manifest.target).resolve()(artifact, SessionConfig())
+    """The ledger line of an exported artifact on ``target`` (its own), and its outputs for the next line."""
+    session = target_named(target or artifact.manifest.target).resolve()(artifact, SessionConfig())
     try:
         actual = outputs(runner(session, artifact), batches, TASKS[artifact.manifest.task].compared)
     finally:

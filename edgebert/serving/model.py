@@ -64,8 +64,7 @@ def load(
     Raises InputError for a folder that is no sound artifact, EnvironmentMissing where the target cannot
     run here or others can write to ``cache_dir``.
     """
-    if cache_dir is not None:
-        private_folder(Path(cache_dir))
+    cache = None if cache_dir is None else private_folder(Path(cache_dir))
     artifact = Artifact.open(Path(path))
     chosen = _target(artifact, target)
     if (chosen.name == "torch") != (artifact.manifest.format == "torch"):
@@ -77,7 +76,7 @@ def load(
     # Whole or not at all: also a file that serving has no use for. The runtime reads the graph, once.
     artifact.check_files(but=(GRAPH, EXTERNAL))
     tokenizer = TextTokenizer(artifact, max_length, overflow)
-    return Model(artifact, chosen.resolve()(artifact, SessionConfig(threads)), tokenizer)
+    return Model(artifact, chosen.resolve()(artifact, SessionConfig(threads, cache_dir=cache)), tokenizer)
 
 
 def _target(artifact: Artifact, name: str | None) -> Target:
