@@ -36,12 +36,13 @@ def test_the_table_of_one_family_and_task(tmp_path: Path) -> None:
     assert out.read_text("utf-8") == done.stdout
     lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
-    precisions = TARGETS["cpu"].precisions
-    assert [row[:4] for row in rows] == [[*TAGGER, precision, "1 to 2"] for precision in precisions]
-    assert [row[7] for row in rows] == [""] * len(precisions)
-    assert 0 < float(rows[0][4]) <= 1e-4
-    assert rows[0][6] == "100.00%"
-    assert f"{2 * len(precisions)} cells (family × task × depth × precision), 0 failed." in done.stdout
+    ways = parity_table.WAYS
+    assert {way[0] for way in ways} == TARGETS.keys() - {"torch"}
+    assert [row[:5] for row in rows] == [[*TAGGER, *way, "1 to 2"] for way in ways]
+    assert [row[8] for row in rows] == [""] * len(ways)
+    assert 0 < float(rows[0][5]) <= 1e-4
+    assert rows[0][7] == "100.00%"
+    assert f"{2 * len(ways)} cells (family × task × depth × target and precision), 0 failed." in done.stdout
     assert "9 texts of 1 to 40 tokens" in done.stdout
 
 
@@ -69,11 +70,11 @@ def test_fp32_is_held_to_an_absolute_error() -> None:
     line = compare("fp32", "fp32", reference, [reference[0] + np.float32(5e-4)], None)
     # The ledger's tolerance is a share of the largest output.
     assert line.ok
-    cell = parity_table.Cell(model, 1, "fp32", line)
+    cell = parity_table.Cell(model, 1, "cpu", "fp32", line)
     assert not cell.ok
-    assert parity_table.Cell(model, 1, "fp32", replace(line, max_abs_error=9e-5)).ok
+    assert parity_table.Cell(model, 1, "cpu", "fp32", replace(line, max_abs_error=9e-5)).ok
     # int8 by error and cosine alone.
-    assert parity_table.Cell(model, 1, "int8", replace(line, ok=False)).ok
-    assert not parity_table.Cell(model, 1, "int8", replace(line, max_abs_error=2 * line.tolerance)).ok
-    assert not parity_table.Cell(model, 1, "int8", replace(line, cosine=0.5)).ok
+    assert parity_table.Cell(model, 1, "cpu", "int8-static", replace(line, ok=False)).ok
+    assert not parity_table.Cell(model, 1, "cpu", "int8-static", replace(line, max_abs_error=2 * line.tolerance)).ok
+    assert not parity_table.Cell(model, 1, "cpu", "int8-static", replace(line, cosine=0.5)).ok
     assert parity_table.exit_code([cell]) == 4
