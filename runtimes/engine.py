@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from edgebert.artifact import Artifact
 from edgebert.runtimes.session import closed
@@ -56,7 +56,7 @@ class Held(Generic[E]):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
 
 
-_HELD: weakref.WeakSet[Held[object]] = weakref.WeakSet()
+_HELD: weakref.WeakSet[Held[Any]] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
