@@ -92,7 +92,7 @@ class _OvSession:
 
         A row without any token attends to all of its places, so that more of them would change it.
         """
-        length = mask.shape[1]
+        length: int = mask.shape[1]
         if self._artifact.manifest.fixed or not mask.any(axis=1).all():
             return length
         return min(-(-length // LENGTH_STEP) * LENGTH_STEP, max(length, self._artifact.manifest.max_length))

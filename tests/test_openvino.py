@@ -16,10 +16,10 @@ from edgebert.errors import EnvironmentMissing, InputError
 from edgebert.exporters.precision import PrecisionConfig, set_precision
 from edgebert.machine import has_bf16
 from edgebert.registry import target_named
-from edgebert.runtimes import ov
+from edgebert.runtimes import fixed, ov
 from edgebert.runtimes.ov import LENGTH_STEP
 from edgebert.runtimes.reference import reference_session
-from edgebert.runtimes.session import Session, SessionConfig
+from edgebert.runtimes.session import Feed, Session, SessionConfig
 from edgebert.serving.model import load
 
 pytestmark = pytest.mark.xdist_group("exports")
@@ -58,9 +58,9 @@ def test_the_precision_that_runs_is_the_one_that_is_named(
 
 def test_lengths_are_padded_to_a_few_and_the_waste_is_told(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
     session, seen = session_of(exports), set()
-    fitted = ov.fitted
+    fitted = fixed.fitted
 
-    def watched(batch: ov.Feed, rows: int, length: int, fill: dict[str, int]) -> ov.Feed:
+    def watched(batch: Feed, rows: int, length: int, fill: dict[str, int]) -> Feed:
         seen.add((rows, length))
         return fitted(batch, rows, length, fill)
 

@@ -12,7 +12,6 @@ from edgebert.errors import UsageError
 from edgebert.shaping import sizes
 from edgebert.shaping.checkpoint import shape_of
 
-
 # How often weights are on disk beside the fp32 graph: as built, and sealed. int8 may be built in two schemes.
 _COPIES = {"fp32": 1, "int8": 3}
 
