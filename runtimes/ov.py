@@ -7,15 +7,15 @@ that the artifact names. https://docs.openvino.ai/2026/openvino-workflow/running
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-import openvino
 
 from edgebert.artifact import Artifact
 from edgebert.checked_graph import read_checked_graph
@@ -27,6 +27,14 @@ from edgebert.runtimes.fixed import cut_back, fitted, to_its_shape
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked
 from edgebert.tokenizer import pad_id
 
+
+def _quietly_imported() -> Any:
+    """The library without its telemetry: to import it writes below HOME and tells Intel, unless this is missing."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return import_module("openvino")
+
+
+openvino = _quietly_imported()
 _DEVICE = "CPU"
 # What surrounds the products: int8 graphs keep attention, LayerNorm and GELU in fp32.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
