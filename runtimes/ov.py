@@ -8,7 +8,6 @@ that the artifact names. https://docs.openvino.ai/2026/openvino-workflow/running
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -75,11 +74,10 @@ class _Engine:
 class _OvSession:
     def __init__(self, artifact: Artifact, config: SessionConfig) -> None:
         self._artifact, self._config = artifact, config
-        self._held: Held[_Engine] = Held(partial(_engine, artifact, config), artifact)
+        self._held: Held[_Engine] = Held(partial(_engine, artifact, config), artifact, forks=False)
         self._facts = self._held.get().facts
         self._names = [output.any_name for output in self._held.get().compiled.outputs]
         self._fill = {"input_ids": pad_id(artifact)}
-        self._lock = threading.Lock()
         self._given = self._computed = 0
 
     def run(self, feed: Feed) -> dict[str, Array]:
@@ -87,8 +85,8 @@ class _OvSession:
         arrays = checked(feed, self._artifact)
         rows, length = next(iter(arrays.values())).shape
         width = self._width(arrays["attention_mask"])
-        with self._lock:
-            self._given, self._computed = self._given + rows * length, self._computed + rows * width
+        # Without a lock: calls at once may lose a count, and a share needs no more.
+        self._given, self._computed = self._given + rows * length, self._computed + rows * width
         padded = fitted(arrays, rows, width, self._fill)
         with _refusals("this input", self._artifact, "check its token ids and shapes"), engine.request() as request:
             found = request.infer(padded, share_inputs=True)
