@@ -65,7 +65,7 @@ def quantize_dynamic(source: Artifact, config: DynamicConfig, out: Path) -> Mani
     copy_config(source, out)
     copy_companions(source, out)
     needs = {**source.manifest.needs, "isa": list(isa()), "scheme": "dynamic"}
-    checks = {**source.manifest.checks, "integer": require_integer(out / MODEL, source.manifest.target)}
+    checks = {**source.manifest.checks, "integer": require_integer(out / MODEL, "cpu")}
     return replace(source.manifest, precision=config.precision, needs=needs, checks=checks)
 
 

@@ -10,16 +10,20 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from edgebert.artifact import Artifact
+from edgebert.errors import InputError
 from edgebert.runtimes.session import closed
 
 E = TypeVar("E")
 
 
 class Held(Generic[E]):
-    """Holds what ``make`` makes, from now until it is closed."""
+    """Holds what ``make`` makes, from now until it is closed.
 
-    def __init__(self, make: Callable[[], E], artifact: Artifact) -> None:
-        self._make, self._artifact = make, artifact
+    ``forks`` False is for engines whose locks may stay locked in a forked process: there it raises at once.
+    """
+
+    def __init__(self, make: Callable[[], E], artifact: Artifact, *, forks: bool = True) -> None:
+        self._make, self._artifact, self._forks = make, artifact, forks
         self._lock = threading.Lock()
         self._closed = False
         self._engine: E | None = make()
@@ -43,6 +47,9 @@ class Held(Generic[E]):
         with self._lock:
             if self._closed:
                 raise closed(self._artifact)
+            if not self._forks:
+                where, remedy = str(self._artifact.path), "load the model in the process that uses it"
+                raise InputError("the engine does not go on in a forked process", where, remedy)
             if self._engine is None:
                 self._engine = self._make()
             return self._engine

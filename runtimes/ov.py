@@ -7,15 +7,14 @@ that the artifact names. https://docs.openvino.ai/2026/openvino-workflow/running
 
 from __future__ import annotations
 
-import threading
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-import openvino
 
 from edgebert.artifact import Artifact
 from edgebert.checked_graph import read_checked_graph
@@ -27,6 +26,14 @@ from edgebert.runtimes.fixed import cut_back, fitted, to_its_shape
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked
 from edgebert.tokenizer import pad_id
 
+
+def _quietly_imported() -> Any:
+    """The library without its telemetry: to import it writes below HOME and tells Intel, unless this is missing."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return import_module("openvino")
+
+
+openvino = _quietly_imported()
 _DEVICE = "CPU"
 # What surrounds the products: int8 graphs keep attention, LayerNorm and GELU in fp32.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -67,11 +74,10 @@ class _Engine:
 class _OvSession:
     def __init__(self, artifact: Artifact, config: SessionConfig) -> None:
         self._artifact, self._config = artifact, config
-        self._held: Held[_Engine] = Held(partial(_engine, artifact, config), artifact)
+        self._held: Held[_Engine] = Held(partial(_engine, artifact, config), artifact, forks=False)
         self._facts = self._held.get().facts
         self._names = [output.any_name for output in self._held.get().compiled.outputs]
         self._fill = {"input_ids": pad_id(artifact)}
-        self._lock = threading.Lock()
         self._given = self._computed = 0
 
     def run(self, feed: Feed) -> dict[str, Array]:
@@ -79,8 +85,8 @@ class _OvSession:
         arrays = checked(feed, self._artifact)
         rows, length = next(iter(arrays.values())).shape
         width = self._width(arrays["attention_mask"])
-        with self._lock:
-            self._given, self._computed = self._given + rows * length, self._computed + rows * width
+        # Without a lock: calls at once may lose a count, and a share needs no more.
+        self._given, self._computed = self._given + rows * length, self._computed + rows * width
         padded = fitted(arrays, rows, width, self._fill)
         with _refusals("this input", self._artifact, "check its token ids and shapes"), engine.request() as request:
             found = request.infer(padded, share_inputs=True)
@@ -92,7 +98,7 @@ class _OvSession:
 
         A row without any token attends to all of its places, so that more of them would change it.
         """
-        length = int(mask.shape[1])
+        length: int = mask.shape[1]
         if self._artifact.manifest.fixed or not mask.any(axis=1).all():
             return length
         return min(-(-length // LENGTH_STEP) * LENGTH_STEP, max(length, self._artifact.manifest.max_length))

@@ -115,7 +115,7 @@ BAD: dict[str, tuple[int, str, Arguments]] = {
     "keep words": (2, "unreadable", _export("--layers", "2", "--keep", "a,b")),
     "fit with a list for other depths": (2, "2 layers are listed for --layers 1", _fit(*_LAST, "--layers", "1,2")),
     "fit with a teacher in another order": (2, "full depth", _fit(*_MIXED, "--layers", "3")),
-    "no such target": (2, "one of cpu, torch", _export("--target", "toaster")),
+    "no such target": (2, "one of cpu, openvino, torch", _export("--target", "toaster")),
     "target not here": (6, "no runtime for target trt", _plain("bench", "--target", "trt")),
     "no such pair": (2, "torch: fp32", _export("--target", "torch", "--precision", "int8")),
     "onto the checkpoint": (2, "checkpoint itself", lambda m, d, t: _export("-o", m)(m, d, t)),

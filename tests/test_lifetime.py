@@ -86,19 +86,23 @@ if child == 0:
         closed.logits(texts)
     except edgebert.EdgebertError as error:
         said = error.what
-    answers = [model.logits(texts).tolist() for _ in range(3)]
-    os.write(write, json.dumps([answers == [truth] * 3, said]).encode())
+    try:
+        found = [model.logits(texts).tolist() for _ in range(3)] == [truth] * 3
+    except edgebert.EdgebertError as error:
+        found = error.what
+    os.write(write, json.dumps([found, said]).encode())
     del model
     sys.exit(0)  # and not os._exit: what the parent's threads held must not be waited for
 busy.join()
 _, status = os.waitpid(child, 0)
-print(json.dumps([status, json.loads(os.read(read, 100)), model.logits(texts).tolist() == truth]))
+print(json.dumps([status, json.loads(os.read(read, 200)), model.logits(texts).tolist() == truth]))
 """
 
 
 @each_engine
-def test_a_forked_child_answers_and_ends(exports: Exports, target: str) -> None:
-    assert run(FORK, exports.artifact("bert", TASKS[0]).path, target) == [0, [True, "the model is closed"], True]
+def test_a_forked_child_answers_or_says_at_once_that_it_cannot(exports: Exports, target: str) -> None:
+    found = {"cpu": True, "openvino": "the engine does not go on in a forked process"}[target]
+    assert run(FORK, exports.artifact("bert", TASKS[0]).path, target) == [0, [found, "the model is closed"], True]
 
 
 WATCHED = """

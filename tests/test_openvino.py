@@ -16,8 +16,7 @@ from edgebert.errors import EnvironmentMissing, InputError
 from edgebert.exporters.precision import PrecisionConfig, set_precision
 from edgebert.machine import has_bf16
 from edgebert.registry import target_named
-from edgebert.runtimes import ov
-from edgebert.runtimes.fixed import fitted
+from edgebert.runtimes import fixed, ov
 from edgebert.runtimes.ov import LENGTH_STEP
 from edgebert.runtimes.reference import reference_session
 from edgebert.runtimes.session import Feed, Session, SessionConfig
@@ -57,6 +56,7 @@ def test_the_precision_that_runs_is_the_one_that_is_named(
 
 def test_lengths_are_padded_to_a_few_and_the_waste_is_told(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
     session, seen = session_of(exports), set()
+    fitted = fixed.fitted
 
     def watched(batch: Feed, rows: int, length: int, fill: dict[str, int]) -> Feed:
         seen.add((rows, length))
