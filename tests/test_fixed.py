@@ -48,7 +48,7 @@ def answers(model: Model, texts: list[Text]) -> np.ndarray:
         return model.logits(texts)
     if use == "encode":
         return model.encode(texts)
-    feed = model.tokenizer.collate(model.tokenize(texts))
+    feed = model.tokenizer.collate(model.tokenizer.encode(texts))
     tokens: np.ndarray = model.run(feed)[feed["attention_mask"] == 1]
     return tokens
 

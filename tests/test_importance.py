@@ -196,7 +196,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "export": (),
     "resize": (),
     "distill": QUICK,
-    "fit": (*QUICK, "--precision", "fp32", "--budget", "p50=1s", "--threads", 1, "--remeasure", 0),
+    "fit": (*QUICK, "--precision", "fp32", "--budget", "p50=1s", "--threads", 1, "--remeasure", 0, "--rounds", 2),
 }
 
 

@@ -67,7 +67,20 @@ def is_whole(folder: Path) -> bool:
     return all(artifact.read(name) for name in artifact.manifest.files)
 
 
-QUICK = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16, "--threads", 1, "--remeasure", 0)
+QUICK = (
+    "--max-steps",
+    2,
+    "--train-batch-size",
+    16,
+    "--max-length",
+    16,
+    "--threads",
+    1,
+    "--remeasure",
+    0,
+    "--rounds",
+    4,
+)
 
 
 def fit_of(model: Path, data: Path, folder: Path) -> tuple[object, ...]:

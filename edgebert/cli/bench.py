@@ -20,6 +20,7 @@ from edgebert.judging.parity import sample
 from edgebert.machine import environment
 from edgebert.registry import target_named
 from edgebert.serving.tokens import Text
+from edgebert.tasks import TASKS
 from edgebert.training.data import read
 
 log = logging.getLogger("edgebert")
@@ -77,6 +78,7 @@ def run(
     target: tuple[str, ...] | None,
     threads: int | None,
     batch_size: int,
+    rounds: int,
     seq_len: int | None,
     data: str | None,
     columns: dict[str, str],
@@ -91,10 +93,12 @@ def run(
         target_named(name).resolve()
     opened = [Artifact.open(path) for path in _found(artifacts)]
     jobs = [(artifact, name) for artifact in opened for name in target or (artifact.manifest.target,)]
-    config = BenchConfig(batch_size=batch_size, seq_len=seq_len, threads=threads, samples=samples, seed=seed)
+    config = BenchConfig(batch_size, seq_len, threads, samples=samples, rounds=rounds, seed=seed)
     # The largest is the reference: it is slow enough for the clock, and the same in every run.
     reference = max(range(len(jobs)), key=lambda i: (*_scale(jobs[i][0]), -i))
-    found = measure([Contender(a.path, name) for a, name in jobs], _texts(data, columns, artifacts), config, reference)
+    found = measure(
+        [Contender(a.path, name) for a, name in jobs], _texts(data, columns, artifacts, opened), config, reference
+    )
     entries = []
     for (artifact, name), result in zip(jobs, found.results, strict=True):
         if isinstance(result, EdgebertError):
@@ -132,7 +136,9 @@ def _hidden(path: Path) -> bool:
     return any(part in _NOT_ARTIFACTS or part.startswith(".") for part in path.parts)
 
 
-def _texts(data: str | None, columns: dict[str, str], artifacts: tuple[Path, ...]) -> list[Text]:
+def _texts(
+    data: str | None, columns: dict[str, str], artifacts: tuple[Path, ...], opened: list[Artifact]
+) -> list[Text]:
     """The texts of ``data``; those of the fit whose folder is measured; or the packaged sample."""
     if data is not None:
         return [text_of(row) for row in read(data, columns).test]
@@ -143,7 +149,7 @@ def _texts(data: str | None, columns: dict[str, str], artifacts: tuple[Path, ...
                 log.info("timing the texts that the fit in %s was measured with", folder)
                 return texts
     log.info("no --data: timing edgebert's packaged text sample")
-    return sample()
+    return sample(TASKS[opened[0].manifest.task])
 
 
 def _entry(artifact: Artifact, target: str, latency: Latency) -> Document:

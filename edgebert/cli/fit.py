@@ -54,6 +54,7 @@ def run(
     precision: tuple[str, ...],
     threads: int | None,
     batch_size: int,
+    rounds: int,
     seq_len: int | None,
     init_from: str | None,
     exhaustive: bool,
@@ -78,7 +79,7 @@ def run(
         targets=target, precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive,
         remeasure=remeasure, seed=seed,
         student=TrainConfig(seed=seed, **chosen), teacher={**shared, "seed": seed},
-        bench=BenchConfig(batch_size=batch_size, seq_len=seq_len, threads=threads, seed=seed),
+        bench=BenchConfig(batch_size=batch_size, seq_len=seq_len, threads=threads, rounds=rounds, seed=seed),
         command=readable(shlex.join(["edgebert", *sys.argv[1:]])),
     )  # fmt: skip
     told = Told()

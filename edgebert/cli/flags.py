@@ -167,7 +167,7 @@ def benches(text: str) -> Callable[[F], F]:
 
 
 def bench(function: F) -> F:
-    """What is timed: threads, batch size, length."""
+    """What is timed, and how often: threads, batch size, length, rounds."""
     function = click.option(
         "--threads",
         type=count(1),
@@ -179,6 +179,12 @@ def bench(function: F) -> F:
         type=count(3),
         default=None,
         help="Tokens per text [default: the data's own lengths].",
+    )(function)
+    function = click.option(
+        "--rounds",
+        type=count(1),
+        default=20,
+        help="Rounds of measuring, two to a process; fewer are quicker and less sure.",
     )(function)
     return click.option("--batch-size", type=count(1), default=1, help="Texts per call.")(function)
 

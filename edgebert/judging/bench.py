@@ -9,7 +9,6 @@ the rounds are spread over several sittings, each with fresh processes. What rou
 
 from __future__ import annotations
 
-import math
 import random
 import secrets
 import time
@@ -26,7 +25,7 @@ from edgebert.child import Child, ChildFailed
 from edgebert.errors import EdgebertError, EnvironmentMissing, InputError
 from edgebert.judging.conditions import Watch
 from edgebert.judging.latency import SAMPLES_FOR_P95, BenchConfig, Contender, Latency, Measurement
-from edgebert.judging.rounds import deal, enough_together, paired_ratio, repeat_interval, together
+from edgebert.judging.rounds import FEWEST_ROUNDS, deal, enough_together, paired_ratio, repeat_interval, together
 from edgebert.progress import bar
 from edgebert.runtimes.session import SessionConfig
 from edgebert.serving.tokens import Text
@@ -39,6 +38,7 @@ _WARM_MS = 60.0
 _LATENCY_WORKER, _SHARING_WORKER = "edgebert.judging.latency_worker", "edgebert.judging.sharing_worker"
 # How many times the rounds asked for are run at most where sharing work among threads lost in nearly all of them.
 _MOST_TIMES = 2
+_ROUNDS_OF_A_SITTING = 2
 # What the slowest candidate's turn should last at least, and how many calls that may add up to.
 _TURN_MS = 15.0
 _MOST_UNASKED = 2000
@@ -104,13 +104,14 @@ class _Run:
     def measure(self) -> None:
         rounds = min(self._config.rounds, self._config.samples)
         # Too few calls for a p95 do not deserve several processes.
-        sittings = self._config.sittings if self._config.samples >= SAMPLES_FOR_P95 else 1
-        most = rounds if sittings == 1 else _MOST_TIMES * rounds
+        several = self._config.samples >= SAMPLES_FOR_P95
+        # Where fewer rounds are asked for than are to be compared by, more are not waited for.
+        most = _MOST_TIMES * rounds if several and rounds >= FEWEST_ROUNDS else rounds
         with ExitStack() as stack, ExitStack() as sitting:
             probe = _Probe(stack, self._config)
             before = probe.cost()
             for number in bar(self._numbers(rounds, most), "measuring", rounds):
-                if number % math.ceil(rounds / sittings) == 0:
+                if number % (_ROUNDS_OF_A_SITTING if several else rounds) == 0:
                     sitting.close()
                     self._start(sitting)
                 if not self.whole:

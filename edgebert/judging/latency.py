@@ -34,8 +34,8 @@ class Contender:
 class BenchConfig:
     """How to measure.
 
-    ``samples`` calls are aimed at for each candidate, in ``rounds`` rounds of ``sittings`` sittings, each with
-    fresh processes. Where calls are quick all make more; where the slowest candidate would need more than
+    ``samples`` calls are aimed at for each candidate, in ``rounds`` rounds, every two of them with fresh
+    processes where the calls are enough for a p95. Where calls are quick all make more; where the slowest candidate would need more than
     ``seconds`` for them, fewer, but not below what a p95 needs. ``seq_len`` None means the texts as they are.
     ``threads`` None means all that are allowed.
     """
@@ -45,7 +45,6 @@ class BenchConfig:
     threads: int | None = None
     samples: int = 400
     rounds: int = 20
-    sittings: int = 10
     seconds: float = 30.0
     seed: int = 0
 

@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float64]
 
 # The cost of sharing work among threads, as a multiple of one thread's time, above which it loses.
 MOST_SHARING = 1.0
-_FEWEST_ROUNDS = 5
+FEWEST_ROUNDS = 5
 _RESAMPLES = 1000
 _VALUES_AT_ONCE = 1_000_000
 _TAILS = (0.025, 0.975)
@@ -84,7 +84,7 @@ def together(sharing: Sequence[float]) -> list[int]:
 
 def enough_together(sharing: Sequence[float]) -> bool:
     """Whether sharing gained in rounds enough to compare candidates by."""
-    return len(_gained(sharing)) >= _FEWEST_ROUNDS
+    return len(_gained(sharing)) >= FEWEST_ROUNDS
 
 
 def _gained(sharing: Sequence[float]) -> list[int]:
