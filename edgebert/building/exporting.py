@@ -166,10 +166,18 @@ class Exporter:
         return (*lines, best.line), best.artifact, told(trials, best)
 
     def _trials(self, checkpoint: Artifact, exact: list[parity.Float], target: str, precision: str) -> list[Trial]:
-        trials = []
+        trials, refused = [], None
         for scheme in schemes_of(target, precision):
-            built = self.unproven(checkpoint, target, scheme)
+            try:
+                built = self.unproven(checkpoint, target, scheme)
+            except CheckFailed as error:
+                # The engine would compute some of it in float; another scheme may do.
+                log.info("%s is not possible here: %s", scheme, error)
+                refused = error
+                continue
             trials.append(Trial(scheme, built, parity.onnx_stage(precision, exact, built, self.feeds, target)[0]))
+        if refused and not trials:
+            raise refused
         if len(trials) == 1 or self.data is None:
             return trials
         return [replace(trial, metric=score_on_dev(trial.artifact, self.data)) for trial in trials]

@@ -34,10 +34,10 @@ class Contender:
 class BenchConfig:
     """How to measure.
 
-    ``samples`` calls are aimed at for each candidate, in ``rounds`` rounds, every two of them with fresh
-    processes where the calls are enough for a p95. Where calls are quick all make more; where the slowest candidate would need more than
-    ``seconds`` for them, fewer, but not below what a p95 needs. ``seq_len`` None means the texts as they are.
-    ``threads`` None means all that are allowed.
+    ``samples`` calls are aimed at for each candidate, in ``rounds`` rounds, every two of them with fresh processes
+    where the calls are enough for a p95. Where calls are quick all make more; where the slowest candidate would need
+    more than ``seconds`` for them, fewer, but not below what a p95 needs. ``seq_len`` None means the texts as they
+    are. ``threads`` None means all that are allowed.
     """
 
     batch_size: int = 1
