@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from commands import program
+from commands import edgebert, program
 from tiny import Exports
 
 from edgebert import build
@@ -291,6 +291,24 @@ def test_a_bare_encoder_learns_to_answer(tmp_path: Path) -> None:
             evaluate(model, [Row("a", "b", "yes")])
     with pytest.raises(UsageError, match="labels of the data"):
         verify(made.path, data=tiny.labelled(tmp_path / "labelled"))
+
+
+def test_a_fit_goes_all_the_way(tmp_path: Path) -> None:
+    data, folder = tiny.write_parts(tmp_path / "data", questions()), tmp_path / "fit"
+    source = tiny.checkpoint(tmp_path / "bare", task="feature-extraction", layers=2)
+    training = ("--max-steps", 2, "--train-batch-size", 8, "--max-length", 32, "--precision", "fp32")
+    timing = ("--threads", 1, "--rounds", 2, "--remeasure", 0, "--budget", "p50=10s")
+    done = edgebert("fit", "--model", source, "--data", data, *training, *timing, "-o", folder, "--json")
+    assert done.code == 0, done.err
+    assert "is not fine-tuned for this task: a teacher will be trained first" in done.err
+    assert done.json["pick"]["metric"]["name"] == "answer_f1"
+    with load(folder / "best") as model:
+        assert model.answer([("when?", "last night")])[0].text in "last night"
+    # One text of so many tokens is a question on a context that long.
+    for length in ((), ("--seq-len", 12)):
+        timed = edgebert("bench", folder / "best", "--samples", 4, "--threads", 1, *length, "--json")
+        assert timed.code == 0, timed.err
+        assert timed.json["results"][0]["samples"] >= 4
 
 
 def said(item: Tokens, row: Row) -> str:

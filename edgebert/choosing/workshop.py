@@ -79,7 +79,8 @@ class Workshop:
         start, data, ready = build.with_head(self.request.model, data, out, self.request.seed)
         if not ready:
             name, count = source.manifest.name, len(start.manifest.labels)
-            log.info("%s is not fine-tuned for these %d labels: a teacher will be trained first", name, count)
+            what = f"these {count} labels" if count else "this task"
+            log.info("%s is not fine-tuned for %s: a teacher will be trained first", name, what)
         return start, data, ready
 
     def begin(self) -> Artifact:

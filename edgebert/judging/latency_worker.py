@@ -18,6 +18,7 @@ from edgebert.registry import target_named
 from edgebert.runtimes.session import SessionConfig
 from edgebert.serving.model import Model
 from edgebert.serving.tokens import Overflow, Text, TextTokenizer
+from edgebert.tasks import TASKS
 
 Calls = Sequence[Sequence[Text]]
 
@@ -35,7 +36,8 @@ class _Measured:
         # So many tokens are one call of exactly as many, whatever the task does with longer texts.
         overflow: Overflow | None = "truncate" if self._seq_len else None
         self._model = Model(artifact, session, TextTokenizer(artifact, self._seq_len, overflow))
-        self._model.finish(self._model.tokenize(["a first answer"]))
+        self._asks = TASKS[artifact.manifest.task].asks
+        self._model.finish(self._model.tokenize([self._stretched("a first answer", 1)]))
         self._cold_start_ms = (time.perf_counter() - start) * 1e3
 
     def open(self) -> dict[str, Any]:
@@ -45,7 +47,7 @@ class _Measured:
     def round(self, calls: Calls) -> dict[str, Any]:
         """Milliseconds of each call, its tokenization apart, and the memory this process holds after them."""
         if self._seq_len:
-            calls = [[_stretched(item, self._seq_len) for item in call] for call in calls]
+            calls = [[self._stretched(item, self._seq_len) for item in call] for call in calls]
         self._warm_up(calls)
         tokenize, total = [], []
         for texts in calls:
@@ -58,20 +60,20 @@ class _Measured:
             total.append((end - start) / 1e6)
         return {"tokenize_ms": tokenize, "total_ms": total, "memory_bytes": _resident()}
 
+    def _stretched(self, item: Text, seq_len: int) -> Text:
+        """A text of at least ``seq_len`` tokens, which truncation makes exactly that many; or a question on it."""
+        text = item if isinstance(item, str) else " ".join(item)
+        # Every word is a token or more; an empty text has none to repeat.
+        words = text.split() or ["a"]
+        long = " ".join((words * (seq_len // len(words) + 1))[:seq_len])
+        return ("a", long) if self._asks else long
+
     def _warm_up(self, calls: Calls) -> None:
         until = time.perf_counter() + self._warm_ms / 1e3
         for texts in itertools.cycle(calls):
             self._model.finish(self._model.tokenize(texts))
             if time.perf_counter() > until:
                 return
-
-
-def _stretched(item: Text, seq_len: int) -> str:
-    """A text of at least ``seq_len`` tokens, which truncation makes exactly that many."""
-    text = item if isinstance(item, str) else " ".join(item)
-    # Every word is a token or more; an empty text has none to repeat.
-    words = text.split() or ["a"]
-    return " ".join((words * (seq_len // len(words) + 1))[:seq_len])
 
 
 def _resident() -> int:
