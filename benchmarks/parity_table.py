@@ -12,11 +12,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import os
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from common import heading
@@ -27,6 +31,7 @@ from edgebert.building.schemes import schemes_of
 from edgebert.errors import CheckFailed
 from edgebert.families import FAMILIES
 from edgebert.judging import parity
+from edgebert.machine import allowed_threads
 from edgebert.registry import TARGETS
 from edgebert.runtimes.reference import reference_session
 from edgebert.serving.tokens import Text, TextTokenizer
@@ -98,15 +103,22 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=3, help="of the deepest; it is cut at every depth")
     parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--longest", type=int, default=256, help="tokens of the longest text")
+    parser.add_argument("--jobs", type=int, default=allowed_threads(), help="models compared at the same time")
     parser.add_argument("-o", "--out", type=Path, default=RESULTS / "parity_table.md")
     asked = parser.parse_args()
     logging.getLogger().setLevel(logging.ERROR)
     lengths = [1 + round(i * (asked.longest - 1) / max(1, asked.texts - 1)) for i in range(asked.texts)]
     models = models_of(asked.family.split(","), asked.task.split(","))
-    cells = []
-    for number, model in enumerate(models, 1):
-        print(f"{number} of {len(models)}: {model.family}, {model.name}", file=sys.stderr)
-        cells += _cells(model, asked.layers, lengths)
+    cells: list[Cell] = []
+    context = get_context("spawn")
+    cpus: SimpleQueue[int] = context.SimpleQueue()
+    for cpu in itertools.islice(itertools.cycle(sorted(os.sched_getaffinity(0))), asked.jobs):
+        cpus.put(cpu)
+    with ProcessPoolExecutor(asked.jobs, context, _pin, (cpus,)) as pool:
+        found = pool.map(_cells, models, itertools.repeat(asked.layers), itertools.repeat(lengths))
+        for number, (model, compared) in enumerate(zip(models, found, strict=True), 1):
+            print(f"{number} of {len(models)}: {model.family}, {model.name}", file=sys.stderr)
+            cells += compared
     page = "\n".join([heading("Parity with PyTorch: families, tasks, depths, precisions"), *_page(cells, lengths)])
     print(page)
     asked.out.write_text(page + "\n", "utf-8")
@@ -124,7 +136,16 @@ def exit_code(cells: Sequence[Cell]) -> int:
     return 0 if all(cell.ok for cell in cells) else CheckFailed.exit_code
 
 
-def _cells(model: Model, layers: int, lengths: Sequence[int]) -> Iterator[Cell]:
+def _pin(cpus: SimpleQueue[int]) -> None:
+    # A CPU for each process: threads of several would wait for each other.
+    os.sched_setaffinity(0, {cpus.get()})
+
+
+def _cells(model: Model, layers: int, lengths: Sequence[int]) -> list[Cell]:
+    return list(_compared(model, layers, lengths))
+
+
+def _compared(model: Model, layers: int, lengths: Sequence[int]) -> Iterator[Cell]:
     words = _words()
     known = [word for word, _ in Counter(word.strip(".,?!").lower() for word in words).most_common(WORDS) if word]
     labels = ("score",) if model.problem.data == "score" else None
