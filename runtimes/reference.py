@@ -115,6 +115,15 @@ class FirstLayers:
         return {name: found[name].numpy() for name in self._outputs}
 
 
+def hidden_states(checkpoint: Artifact, feed: Feed) -> list[Array]:
+    """What a checkpoint's embeddings and each of its layers give, float32 [batch, sequence, hidden]."""
+    with torch.inference_mode():
+        found = encoder_of(load_module(checkpoint))(
+            **{name: torch.from_numpy(array) for name, array in feed.items()}, output_hidden_states=True
+        )
+    return [state.numpy() for state in found.hidden_states]
+
+
 def hidden_after(checkpoint: Artifact, keep: Sequence[int], feed: Feed) -> Array:
     """The last hidden state, float32 [batch, sequence, hidden], of a checkpoint of which only ``keep`` runs."""
     module = load_module(checkpoint)

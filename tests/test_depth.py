@@ -138,6 +138,8 @@ def test_references_are_the_same_whichever_way_is_shorter(
         assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
         assert references.of(checkpoint) is found
     assert ("_by_depth" in vars(references)) == together
+    for keep in (range(1), range(3), (1, 3)):
+        assert np.array_equal(references.hidden(keep), hidden_after(source, keep, feed))
 
 
 def test_a_model_has_all_its_layers_again_after_some_ran_alone(models: dict[tuple[str, str], Artifact]) -> None:

@@ -189,8 +189,8 @@ class Exporter:
         steps = checkpoint.manifest.history[len(self.source.manifest.history) :]
         if [step.stage for step in steps] != ["truncate"] or steps[0].source != self.source.digest:
             return ()
-        feed, keep = self.feeds[-1], steps[0].config["keep"]
-        full, cut = hidden_after(self.source, keep, feed), hidden_after(checkpoint, range(len(keep)), feed)
+        keep = steps[0].config["keep"]
+        full, cut = self.references.hidden(keep), hidden_after(checkpoint, range(len(keep)), self.feeds[-1])
         rows = [[row.ravel() for row in states] for states in (full, cut)]
         return (parity.compare("truncate", "truncate", rows[0], rows[1], None),)
 

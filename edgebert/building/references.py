@@ -11,6 +11,7 @@ from functools import cached_property
 
 from edgebert.artifact import Artifact
 from edgebert.judging import parity
+from edgebert.runtimes.session import Array
 from edgebert.serving.tokens import Batch
 from edgebert.tasks import TASKS
 
@@ -34,6 +35,20 @@ class References:
             rows = self._by_depth[depth] if depth in self._depths and self._together else self._alone(checkpoint)
             self._latest = checkpoint.digest, rows
         return self._latest[1]
+
+    def hidden(self, keep: Sequence[int]) -> Array:
+        """The source's last hidden state [batch, sequence, hidden], of the last feed, where only layers ``keep`` run."""
+        from edgebert.runtimes.reference import hidden_after
+
+        if len(self._depths) > 1 and list(keep) == list(range(len(keep))):
+            return self._states[len(keep)]
+        return hidden_after(self._source, keep, self._feeds[-1])
+
+    @cached_property
+    def _states(self) -> list[Array]:
+        from edgebert.runtimes.reference import hidden_states
+
+        return hidden_states(self._source, self._feeds[-1])
 
     @property
     def _together(self) -> bool:
