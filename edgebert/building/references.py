@@ -37,7 +37,7 @@ class References:
         return self._latest[1]
 
     def hidden(self, keep: Sequence[int]) -> Array:
-        """The source's last hidden state [batch, sequence, hidden], of the last feed, where only layers ``keep`` run."""
+        """The source's last hidden state [batch, sequence, hidden], on the last feed, if only ``keep`` run."""
         from edgebert.runtimes.reference import hidden_after
 
         if len(self._depths) > 1 and list(keep) == list(range(len(keep))):
