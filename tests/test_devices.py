@@ -14,20 +14,8 @@ import pytest
 import tiny
 from commands import Done, edgebert, environment, one_cpu, tree, without
 
-QUICK = (
-    "--max-steps",
-    2,
-    "--train-batch-size",
-    16,
-    "--max-length",
-    16,
-    "--threads",
-    1,
-    "--remeasure",
-    0,
-    "--rounds",
-    4,
-)
+TRAINING = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16)
+QUICK = (*TRAINING, "--threads", 1, "--remeasure", 0, "--rounds", 4)
 # What the base install and its runtime have not.
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "accelerate", "jinja2", "matplotlib")
 

@@ -67,20 +67,8 @@ def is_whole(folder: Path) -> bool:
     return all(artifact.read(name) for name in artifact.manifest.files)
 
 
-QUICK = (
-    "--max-steps",
-    2,
-    "--train-batch-size",
-    16,
-    "--max-length",
-    16,
-    "--threads",
-    1,
-    "--remeasure",
-    0,
-    "--rounds",
-    4,
-)
+TRAINING = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16)
+QUICK = (*TRAINING, "--threads", 1, "--remeasure", 0, "--rounds", 4)
 
 
 def fit_of(model: Path, data: Path, folder: Path) -> tuple[object, ...]:
@@ -186,7 +174,7 @@ def test_a_killed_export_leaves_all_or_nothing_and_the_next_cleans_up(
 
 
 def test_a_killed_training_goes_on_and_repeats_nothing(model: Path, data: Path, forks: Forks, tmp_path: Path) -> None:
-    training = ("distill", "--model", model, "--data", data, "--layers", "1,2", *QUICK[:-4])
+    training = ("distill", "--model", model, "--data", data, "--layers", "1,2", *TRAINING)
     start = time.monotonic()
     forks.begin(*training, "-o", tmp_path / "whole")
     assert forks.end().code == 0

@@ -23,20 +23,8 @@ from edgebert.choosing.journal import Journal
 from edgebert.choosing.words import full
 
 # Few steps: what is tested is what is done, not how well the result reads.
-QUICK = (
-    "--max-steps",
-    2,
-    "--train-batch-size",
-    16,
-    "--max-length",
-    16,
-    "--threads",
-    1,
-    "--remeasure",
-    0,
-    "--rounds",
-    4,
-)
+TRAINING = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16)
+QUICK = (*TRAINING, "--threads", 1, "--remeasure", 0, "--rounds", 4)
 
 
 @pytest.fixture(scope="module", autouse=True)
