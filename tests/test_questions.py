@@ -275,6 +275,7 @@ def test_a_bare_encoder_learns_to_answer(tmp_path: Path) -> None:
     (student,) = build.distill(str(teacher.path), data, [1], tmp_path / "students", config)
     assert student.manifest.checks["training"]["value"] > 0.8
     made = build.export(str(student.path), precision="int8", data=data, out=tmp_path / "artifacts")[0]
+    assert all(trial["metric"] > 0 for trial in made.manifest.checks["schemes"])
     # A context that is read at once in training's windows, and one that is read in the model's own.
     metric = verify(made.path, data=data)[1]
     assert isinstance(metric, AnswerMetric)

@@ -54,7 +54,9 @@ def score_on_dev(artifact: Artifact, data: Data) -> float | None:
     problem = problem_of(manifest)
     matched = match_labels(data, manifest.labels, problem.data) if manifest.labels else data
     rated = data.kind == "score" and data.pair
-    if matched is None or not (manifest.labels or problem.data == "text" or rated):
+    # A masked model is judged by any text, an encoder by rated pairs alone.
+    judged = rated or problem.data == "text" or problem.data == data.kind != "none"
+    if matched is None or not judged:
         return None
     with load(artifact.path) as model:
         return evaluate(model, matched.dev).metric_value().value

@@ -66,9 +66,11 @@ class Line:
 
     def weed(self, now: float) -> list[Request]:
         """Remove, and return, those that nobody waits for any more: cancelled, or late."""
-        gone = [request for request in self._requests if request.late(now) or request.future.cancelled()]
-        if gone:
-            self._requests = [request for request in self._requests if request not in gone]
+        gone: list[Request] = []
+        waiting: list[Request] = []
+        for request in self._requests:
+            (gone if request.late(now) or request.future.cancelled() else waiting).append(request)
+        self._requests = waiting
         return gone
 
     def take(self, max_tokens: int) -> list[Request]:
