@@ -186,10 +186,9 @@ class Exporter:
         """Untrained layers must give, to the bit, what the full model gives with the others left out."""
         from edgebert.runtimes.reference import hidden_after
 
-        steps = checkpoint.manifest.history[len(self.source.manifest.history) :]
-        if [step.stage for step in steps] != ["truncate"] or steps[0].source != self.source.digest:
+        keep = self.references.kept(checkpoint)
+        if keep is None:
             return ()
-        keep = steps[0].config["keep"]
         full, cut = self.references.hidden(keep), hidden_after(checkpoint, range(len(keep)), self.feeds[-1])
         rows = [[row.ravel() for row in states] for states in (full, cut)]
         return (parity.compare("truncate", "truncate", rows[0], rows[1], None),)

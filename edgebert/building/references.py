@@ -36,6 +36,13 @@ class References:
             self._latest = checkpoint.digest, rows
         return self._latest[1]
 
+    def kept(self, checkpoint: Artifact) -> list[int] | None:
+        """The layers of the source that were cut out to make a checkpoint; None where it is anything else."""
+        steps = checkpoint.manifest.history[len(self._source.manifest.history) :]
+        if [step.stage for step in steps] != ["truncate"] or steps[0].source != self._source.digest:
+            return None
+        return list(steps[0].config["keep"])
+
     def hidden(self, keep: Sequence[int]) -> Array:
         """The source's last hidden state [batch, sequence, hidden], on the last feed, if only ``keep`` run."""
         from edgebert.runtimes.reference import hidden_after
@@ -61,11 +68,8 @@ class References:
         depth = self._source.manifest.architecture.layers
         if checkpoint.digest == self._source.digest:
             return depth
-        steps = checkpoint.manifest.history[len(self._source.manifest.history) :]
-        if [step.stage for step in steps] != ["truncate"] or steps[0].source != self._source.digest:
-            return None
-        keep = steps[0].config["keep"]
-        return len(keep) if list(keep) == list(range(len(keep))) else None
+        keep = self.kept(checkpoint)
+        return len(keep) if keep is not None and keep == list(range(len(keep))) else None
 
     def _alone(self, checkpoint: Artifact) -> list[parity.Float]:
         from edgebert.runtimes.reference import reference_session
