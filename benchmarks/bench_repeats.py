@@ -1,6 +1,6 @@
 """Do repeated measurements agree? `edgebert bench` on a fit, five times, beside the naive way.
 
-    python benchmarks/bench_repeats.py FIT [--repeats N] [--threads N]
+    python benchmarks/bench_repeats.py FIT [--repeats N] [--threads N] [--rounds N]
 
 The naive way is one process that times one candidate after the other, with as many calls of the same texts.
 Both are run in turn, and each is judged by the ratios of its p50s to the reference candidate's; then every run
@@ -22,6 +22,7 @@ from typing import Any
 from common import heading
 
 from edgebert.choosing.journal import Journal
+from edgebert.judging.bench import BenchConfig
 from edgebert.machine import allowed_threads
 
 # Ratios are made of the rounds with the CPUs together, where there are five of at most forty.
@@ -52,13 +53,15 @@ def main() -> None:
     parser.add_argument("fit", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=allowed_threads())
+    parser.add_argument("--rounds", type=int, default=BenchConfig.rounds)
     options = parser.parse_args()
+    bench = ("bench", str(options.fit), "--threads", str(options.threads), "--rounds", str(options.rounds))
     honest, naive = [], []
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"run-{i}.json" for i in range(options.repeats)]
         for file in files:
             naive.append(_naive(options.fit, options.threads))
-            file.write_text(_edgebert("bench", str(options.fit), "--threads", str(options.threads)))
+            file.write_text(_edgebert(*bench))
             honest.append(json.loads(file.read_text()))
         _print_ratios(honest, naive)
         _print_picks(options.fit, files, honest)
