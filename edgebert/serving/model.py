@@ -21,6 +21,7 @@ from edgebert.registry import Target, target_named
 from edgebert.runtimes.session import Session, SessionConfig, closed
 from edgebert.serving.answers import READERS, Float, Prediction, normalized, pool
 from edgebert.serving.blanks import Blank, Guess, likeliest
+from edgebert.serving.choice import Choice, opened
 from edgebert.serving.entities import Entity, entities_of, word_labels
 from edgebert.serving.questions import Answer, answer_of
 from edgebert.serving.tokens import Batch, Overflow, Text, TextTokenizer, Tokens, batches
@@ -52,11 +53,12 @@ def load(
     trust_engine: bool = False,
     overflow: Overflow | None = None,
 ) -> Model:
-    """Open an artifact for answering.
+    """Open an artifact for answering; of a folder of several, the best that can run here (``serving/choice.py``).
 
-    ``target`` defaults to the one it was made for, ``threads`` to all that this process may use,
-    ``max_length`` (tokens, specials included) to the model's own. ``cache_dir`` and ``trust_engine``
-    concern targets that compile engines; the folder is made (0700) where there is none. ``overflow`` is
+    ``target`` defaults to the one it was made for, and of several leaves those made for it alone;
+    ``threads`` defaults to all that this process may use, ``max_length`` (tokens, specials included) to the
+    model's own. ``cache_dir`` and ``trust_engine`` concern targets that compile engines; the folder is made (0700)
+    where there is none. ``overflow`` is
     what becomes of texts longer than ``max_length``: ``truncate`` cuts them, ``error`` raises ItemError,
     ``chunk`` reads them in consecutive windows, whose answers are averaged by their tokens. Unless it is said,
     texts are cut, and contexts of questions read in windows that overlap, of which the best answer counts.
@@ -65,7 +67,7 @@ def load(
     run here or others can write to ``cache_dir``.
     """
     cache = None if cache_dir is None else private_folder(Path(cache_dir))
-    artifact = Artifact.open(Path(path))
+    artifact, choice = opened(Path(path), target)
     chosen = _target(artifact, target)
     if (chosen.name == "torch") != (artifact.manifest.format == "torch"):
         raise UsageError(
@@ -76,7 +78,7 @@ def load(
     # Whole or not at all: also a file that serving has no use for. The runtime reads the graph, once.
     artifact.check_files(but=(GRAPH, EXTERNAL))
     tokenizer = TextTokenizer(artifact, max_length, overflow)
-    return Model(artifact, chosen.resolve()(artifact, SessionConfig(threads, cache_dir=cache)), tokenizer)
+    return Model(artifact, chosen.resolve()(artifact, SessionConfig(threads, cache_dir=cache)), tokenizer, choice)
 
 
 def _target(artifact: Artifact, name: str | None) -> Target:
@@ -91,9 +93,12 @@ def _target(artifact: Artifact, name: str | None) -> Target:
 class Model:
     """An open artifact. Safe to call from several threads at once; close it, or use it as a context."""
 
-    def __init__(self, artifact: Artifact, session: Session, tokenizer: TextTokenizer) -> None:
+    def __init__(
+        self, artifact: Artifact, session: Session, tokenizer: TextTokenizer, choice: Choice | None = None
+    ) -> None:
         self.artifact = artifact
         self.tokenizer = tokenizer
+        self.choice = choice
         self._session: Session | None = session
         self._task = TASKS[artifact.manifest.task]
         self._problem = problem_of(artifact.manifest)
@@ -268,7 +273,10 @@ class Model:
         return self._task.joined(session.run(feed))
 
     def facts(self) -> dict[str, Any]:
-        """What really runs here: artifact, runtime, version, provider, threads."""
+        """What really runs here: artifact, runtime, version, provider, threads.
+
+        Of a folder of several artifacts also ``choice``: why this one, and why not each of the others.
+        """
         manifest = self.artifact.manifest
         session = self._session
         return {
@@ -281,6 +289,7 @@ class Model:
     def close(self) -> None:
         """Release the runtime. A closed model answers with InputError; closing twice does nothing."""
         session, self._session = self._session, None
+            **({"choice": self.choice.facts()} if self.choice else {}),
         if session is not None:
             session.close()
 
