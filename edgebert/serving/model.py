@@ -19,7 +19,7 @@ from edgebert.graph_guard import EXTERNAL, GRAPH
 from edgebert.quotes import LONGEST
 from edgebert.registry import Target, target_named
 from edgebert.runtimes.session import Session, SessionConfig, closed
-from edgebert.serving.answers import READERS, Float, Prediction, normalized, pool
+from edgebert.serving.answers import READERS, Float, Found, Prediction, normalized, pool
 from edgebert.serving.blanks import Blank, Guess, likeliest
 from edgebert.serving.choice import Choice, opened
 from edgebert.serving.entities import Entity, entities_of, word_labels
@@ -30,7 +30,7 @@ from edgebert.tasks import TASKS, Use
 
 log = logging.getLogger("edgebert")
 
-Answers = list[Prediction] | Float | list[list[Entity]] | list[Answer] | list[list[Blank]]
+Answers = list[Prediction] | Float | list[Found[Entity]] | list[Answer] | list[Found[Blank]]
 T = TypeVar("T")
 _WANTED: dict[Use, str] = {
     "predict": "a classifier",
@@ -60,8 +60,9 @@ def load(
     model's own. ``cache_dir`` and ``trust_engine`` concern targets that compile engines; the folder is made (0700)
     where there is none. ``overflow`` is
     what becomes of texts longer than ``max_length``: ``truncate`` cuts them, ``error`` raises ItemError,
-    ``chunk`` reads them in consecutive windows, whose answers are averaged by their tokens. Unless it is said,
-    texts are cut, and contexts of questions read in windows that overlap, of which the best answer counts.
+    ``chunk`` reads them in windows that overlap: logits and vectors are averaged by the tokens that each window speaks
+    for, tokens are tagged where most stands around them, and of answers to questions the best counts. Unless it is
+    said, texts are cut, and contexts of questions read in windows.
 
     Raises InputError for a folder that is no sound artifact, EnvironmentMissing where the target cannot
     run here or others can write to ``cache_dir``.
@@ -97,8 +98,8 @@ class Model:
         self, artifact: Artifact, session: Session, tokenizer: TextTokenizer, choice: Choice | None = None
     ) -> None:
         self.artifact = artifact
-        self.tokenizer = tokenizer
         self.choice = choice
+        self.tokenizer = tokenizer
         self._session: Session | None = session
         self._task = TASKS[artifact.manifest.task]
         self._problem = problem_of(artifact.manifest)
@@ -120,19 +121,20 @@ class Model:
     def encode(self, texts: Sequence[Text]) -> Float:
         """float32 [n, hidden]: one vector a text, pooled and normalized as the encoder was trained.
 
-        Says once, in the log, that texts were cut; :meth:`tokenize` says of each text whether it was.
+        Says once, in the log, that texts were cut; :meth:`tokenize` says of each text whether it was, and in how
+        many windows it is read.
         """
         self.require("encode")
         return self._vectors(self._told(self.tokenize(texts)))
 
-    def tag(self, texts: Sequence[str]) -> list[list[Entity]]:
+    def tag(self, texts: Sequence[str]) -> list[Found[Entity]]:
         """The entities of each text, in the order they stand in it, with their places in characters.
 
         A word's label is its first token's; labels are read as IOB2 (``B-`` begins, ``I-`` continues), and a label
-        of neither kind is an entity of one word. Says once, in the log, that texts were cut.
+        of neither kind is an entity of one word. Each list says whether its text was ``truncated``, and its ``chunks``.
         """
         self.require("tag")
-        return self._entities(self._told(self.tokenize(texts)))
+        return self._entities(self.tokenize(texts))
 
     def tag_words(self, texts: Sequence[Sequence[str]]) -> list[list[str]]:
         """One label for each of the words that texts are given as; ``O`` for words beyond what the model reads."""
@@ -159,15 +161,16 @@ class Model:
                 raise UsageError(f"{name} is {value}", name, "give at least 1")
         return self._answered(self.tokenize(questions), top_k, max_answer_tokens)
 
-    def fill(self, texts: Sequence[str], top_k: int = 5) -> list[list[Blank]]:
+    def fill(self, texts: Sequence[str], top_k: int = 5) -> list[Found[Blank]]:
         """The ``top_k`` likeliest tokens for every mask token of each text (``[MASK]``, roberta's ``<mask>``).
 
+        Each list says whether its text was ``truncated``, and its ``chunks``.
         Raises ItemError for a text without one, or whose only one is cut off.
         """
         self.require("fill")
         if top_k < 1:
             raise UsageError(f"the {top_k} likeliest tokens", "top_k", "ask for at least one")
-        found = self._blanks(self._told(self.tokenize(texts)), top_k)
+        found = self._blanks(self.tokenize(texts), top_k)
         for index, blanks in enumerate(found):
             if not blanks:
                 mask = FAMILIES[self.artifact.manifest.architecture.family].mask_token
@@ -212,27 +215,27 @@ class Model:
         read = READERS[self._problem.data]
         return read(self._logits(tokens), self.artifact.manifest.labels, tokens)
 
-    def _entities(self, tokens: list[Tokens]) -> list[list[Entity]]:
+    def _entities(self, tokens: list[Tokens]) -> list[Found[Entity]]:
         names, logits = self.artifact.manifest.labels, self._token_logits(tokens)
-        return [entities_of(rows, item, names) for rows, item in zip(logits, tokens, strict=True)]
+        return [Found(entities_of(rows, item, names), item) for rows, item in zip(logits, tokens, strict=True)]
 
     def _answered(self, tokens: list[Tokens], top_k: int = 1, longest: int = LONGEST) -> list[Answer]:
         found = self._by_window(tokens, lambda rows, window: rows[: len(window)])
         return [answer_of(rows, item, top_k, longest) for rows, item in zip(found, tokens, strict=True)]
 
-    def _blanks(self, tokens: list[Tokens], top_k: int = 5) -> list[list[Blank]]:
+    def _blanks(self, tokens: list[Tokens], top_k: int = 5) -> list[Found[Blank]]:
         def blank(logits: Float, place: Place) -> Blank:
             found = likeliest(logits, top_k)
             return Blank(*place, tuple(Guess(self.tokenizer.text_of(token), score) for token, score in found))
 
-        return self._at_masks(tokens, blank)
+        return [Found(blanks, item) for blanks, item in zip(self._at_masks(tokens, blank), tokens, strict=True)]
 
     def _at_masks(self, tokens: list[Tokens], make: Callable[[Float, Place], T]) -> list[list[T]]:
         """What ``make`` makes of the logits [vocab] and the place of each mask token, by text."""
         mask = self.tokenizer.mask_id
 
         def pick(rows: Float, window: Tokens) -> list[T]:
-            found = (i for i, token in enumerate(window.ids) if token == mask)
+            found = (i for i in range(*window.told.indices(len(window))) if window.ids[i] == mask)
             return [make(rows[i], window.places[i]) for i in found]
 
         parts = self._by_window(tokens, pick)
@@ -265,7 +268,10 @@ class Model:
         return fixed[0] * fixed[1] if fixed else MAX_BATCH_TOKENS
 
     def run(self, feed: Batch) -> npt.NDArray[Any]:
-        """The graph's outputs, joined to one array, for arrays that are already tokens."""
+        """The graph's outputs for arrays that are already tokens, as :meth:`tokenizer.collate` makes them.
+
+        A single output is the engine's own array, not copied; several are joined on a new last axis.
+        """
         # Another thread may close the model between two looks at it.
         session = self._session
         if session is None:
@@ -283,13 +289,13 @@ class Model:
             "artifact": str(self.artifact.path),
             "digest": self.artifact.digest,
             "precision": manifest.precision,
+            **({"choice": self.choice.facts()} if self.choice else {}),
             **(session.facts() if session else {}),
         }
 
     def close(self) -> None:
         """Release the runtime. A closed model answers with InputError; closing twice does nothing."""
         session, self._session = self._session, None
-            **({"choice": self.choice.facts()} if self.choice else {}),
         if session is not None:
             session.close()
 
@@ -303,8 +309,8 @@ class Model:
         return self._batched(tokens, len(self.artifact.manifest.labels), lambda out, feed: out)
 
     def _token_logits(self, tokens: list[Tokens]) -> list[Float]:
-        """float32 [tokens, labels] of each text: all tokens of all its windows."""
-        parts = self._by_window(tokens, lambda rows, window: rows[: len(window)])
+        """float32 [tokens, labels] of each text: all its tokens, each once."""
+        parts = self._by_window(tokens, lambda rows, window: rows[window.told])
         return [np.concatenate(part) for part in parts]
 
     def _by_window(self, tokens: list[Tokens], pick: Callable[[Float, Tokens], T]) -> list[list[T]]:
@@ -335,7 +341,7 @@ class Model:
         for rows in self._groups(windows):
             feed = self.tokenizer.collate([windows[i] for i in rows])
             result[rows] = self._checked(finish(self.run(feed), feed), (len(rows), width))
-        return result if len(windows) == len(tokens) else averaged(result, tokens, self.tokenizer.specials)
+        return result if len(windows) == len(tokens) else averaged(result, tokens)
 
     def _groups(self, windows: Sequence[Tokens]) -> Iterator[Sequence[int]]:
         """Indices of the windows of each call."""
@@ -353,10 +359,11 @@ class Model:
             raise UsageError(f"this is not {wanted}", where, f"load {wanted}, or call {self._task.use}")
 
 
-def averaged(rows: Float, tokens: Sequence[Tokens], specials: int) -> Float:
-    """Rows [windows, d] to rows [texts, d]: each text's windows averaged by their tokens, special ones left out."""
+def averaged(rows: Float, tokens: Sequence[Tokens]) -> Float:
+    """Rows [windows, d] to rows [texts, d]: each text's windows averaged by the tokens that they speak for."""
     counts = [len(item.windows) for item in tokens]
-    weights = np.array([max(1, len(window) - specials) for item in tokens for window in item.windows], np.float32)
+    shares = [window.told for item in tokens for window in item.windows]
+    weights = np.array([share.stop - share.start for share in shares], np.float32)
     starts = np.cumsum([0, *counts[:-1]])
     sums = np.add.reduceat(rows * weights[:, None], starts, axis=0)
     result: Float = (sums / np.add.reduceat(weights, starts)[:, None]).astype(np.float32)
