@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Collection
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -65,9 +66,13 @@ def isa() -> tuple[str, ...]:
     return tuple(name for name in _ISA if name in flags)
 
 
-def has_int8_dot() -> bool:
-    """Whether the CPU multiplies u8 by s8 without saturating (VNNI, or dot product on Arm)."""
-    return any(name in isa() for name in ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"))
+def has_int8_dot(instructions: Collection[str] | None = None) -> bool:
+    """Whether a CPU, this one unless others' ``instructions`` are given, multiplies u8 by s8 without saturating.
+
+    That is VNNI, or dot product on Arm.
+    """
+    known = isa() if instructions is None else instructions
+    return any(name in known for name in ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"))
 
 
 def has_bf16() -> bool:

@@ -43,6 +43,7 @@ EXTERNAL_FROM_BYTES = 1_000_000_000
 _LAYER = re.compile(r"\.layer\.(\d+)(?:\D|$)")
 _WRAPPER = "model."
 _TRANSPOSED = ".T"
+_WEIGHT = ".weight"
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,21 @@ def _tidy(model: ir.Model, aliases: dict[str, str]) -> ir.Model:
     _hoist_transposes(model.graph)
     with _hidden_weights(model.graph):
         onnxscript.optimizer.optimize(model)
+    _name_products(model.graph)
     return model
+
+
+def module_name(weight: ir.Value) -> str:
+    """The module that a weight belongs to, such as ``bert.encoder.layer.0.output.dense``."""
+    return str(weight.name).partition(_WEIGHT)[0]
+
+
+def _name_products(graph: ir.Graph) -> None:
+    """Call every product with a weight as its module is called: what engines and people read of it."""
+    for node in graph:
+        weight = node.inputs[1] if node.op_type in ("MatMul", "Gemm") else None
+        if weight is not None and weight.is_initializer():
+            node.name = module_name(weight)
 
 
 @contextmanager

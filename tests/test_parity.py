@@ -18,20 +18,19 @@ from tiny import Exports
 
 from edgebert.artifact import Artifact
 from edgebert.judging.parity import (
-    TOLERANCES,
-    Float,
     choices_of,
     compare,
     feeds,
     ledger_texts,
     onnx_stage,
-    outputs,
     runner,
     sample,
 )
 from edgebert.runtimes.reference import reference_session
+from edgebert.serving.rows import Float, outputs
 from edgebert.serving.tokens import TextTokenizer
 from edgebert.tasks import TASKS
+from edgebert.tolerances import TOLERANCES
 
 CLASSIFIER = ("bert", "text-classification")
 KINDS = tuple(TOLERANCES)

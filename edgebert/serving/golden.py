@@ -1,4 +1,8 @@
-"""Golden vectors: a few token arrays and the reference's outputs, read without believing the archive."""
+"""Golden vectors: a few token arrays, what PyTorch gave for them, and what the artifact itself gave where it was made.
+
+By the second an artifact proves itself where it is opened: another CPU may compute the same graph otherwise, as x86
+without VNNI does where sums of 8-bit products saturate (onnxruntime#5849). Read without believing the archive.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebert.artifact import Artifact
-from edgebert.errors import InputError
+from edgebert.errors import CheckFailed, InputError
 from edgebert.exporters.seal import GOLDEN
+from edgebert.serving.rows import Float, Run, outputs
 from edgebert.serving.tokens import Batch
+from edgebert.tasks import TASKS
+from edgebert.tolerances import tolerance_of
 
 _MOST_ARRAYS = 1000
 _DTYPES = ("int64", "float32")
@@ -25,10 +32,44 @@ _UNREADABLE = (ValueError, KeyError, EOFError, RuntimeError, MemoryError, Syntax
 
 @dataclass(frozen=True)
 class Golden:
-    """Batches of tokens, and for each the output that the reference gave."""
+    """Batches of one text each, for each the output [d] that PyTorch gave, and that the artifact gave when it was made.
+
+    ``answers`` is empty in artifacts that do not tell.
+    """
 
     feeds: list[Batch]
-    expected: list[npt.NDArray[Any]]
+    expected: list[Float]
+    answers: list[Float]
+
+
+def prove(artifact: Artifact, run: Run, *, same_engine: bool) -> None:
+    """Raise CheckFailed where an artifact does not answer here as it did where it was made.
+
+    On the ``same_engine`` only the order of summation may be another; on any, PyTorch's outputs must be met within the
+    precision's tolerance. An artifact without golden vectors, as stages make it, has nothing to prove.
+    """
+    if not artifact.has(GOLDEN):
+        return
+    golden, tolerance = read_golden(artifact), tolerance_of(artifact.manifest.precision)
+    actual = outputs(run, golden.feeds, TASKS[artifact.manifest.task].compared)
+    _require(artifact, "PyTorch's", golden.expected, actual, tolerance.max_abs_error)
+    if same_engine and golden.answers:
+        _require(artifact, "its own", golden.answers, actual, tolerance.elsewhere)
+
+
+def _require(artifact: Artifact, whose: str, expected: list[Float], actual: list[Float], share: float) -> None:
+    largest = max(1.0, *(float(np.abs(row).max(initial=0.0)) for row in expected))
+    worst = max(_apart(row, other) for row, other in zip(expected, actual, strict=True))
+    if worst > share * largest:
+        what = f"answers {worst:.3g} away from {whose} golden vectors, where {share * largest:.3g} is allowed"
+        raise CheckFailed(what, str(artifact.path), "export it on this machine, or use --precision fp32")
+
+
+def _apart(expected: Float, actual: Float) -> float:
+    """The largest difference; infinite where there are none that mean anything."""
+    if expected.shape != actual.shape or not np.isfinite(actual).all():
+        return math.inf
+    return float(np.abs(actual - expected).max(initial=0.0))
 
 
 def read_golden(artifact: Artifact) -> Golden:
@@ -40,10 +81,13 @@ def read_golden(artifact: Artifact) -> Golden:
         count = sum(name.endswith(".output") for name in arrays)
         feeds = [{name: arrays[f"{i}.{name}"] for name in names} for i in range(count)]
         expected = [arrays[f"{i}.output"] for i in range(count)]
+        answers = [arrays[name] for i in range(count) if (name := f"{i}.answer") in arrays]
         _check(artifact, feeds, expected)
+        if [row.shape for row in answers] not in ([], [row.shape for row in expected]):
+            raise ValueError("answers of another shape than outputs")
     except _UNREADABLE as error:
         raise InputError(f"unusable golden vectors ({error})", where, "export the artifact again") from None
-    return Golden(feeds, expected)
+    return Golden(feeds, expected, answers)
 
 
 def _check(artifact: Artifact, feeds: list[Batch], expected: list[npt.NDArray[Any]]) -> None:
