@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,10 @@ def test_int8_proves_itself_too(precision: str, target: str, tmp_path: Path) -> 
         assert model.predict(["a fine film"])
 
 
-@pytest.mark.parametrize(("kind", "whose"), [("answer", "its own"), ("output", "PyTorch's")])
+@pytest.mark.parametrize(("kind", "whose"), [("answer", "its own, on the mean"), ("output", "PyTorch's")])
 def test_other_answers_than_where_it_was_made_are_an_error(kind: str, whose: str, tmp_path: Path) -> None:
     changed = with_golden(exported(tmp_path), {kind: 0.01}, tmp_path / "changed")
-    with pytest.raises(CheckFailed, match=f"away from {whose} golden vectors") as caught:
+    with pytest.raises(CheckFailed, match=re.escape(f"golden vectors ({whose})")) as caught:
         load(changed.path)
     assert caught.value.exit_code == 4
     assert str(changed.path) in str(caught.value)

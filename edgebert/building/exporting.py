@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgebert")
 
 # How many of the ledger's texts travel with the artifact as golden vectors.
-GOLDEN_TEXTS = 4
+GOLDEN_TEXTS = 8
 
 
 @dataclass(frozen=True)
