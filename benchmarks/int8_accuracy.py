@@ -1,9 +1,9 @@
 """What int8 costs: six sets, six and three layers of MiniLM, on test, beside the naive static quantization.
 
-    python benchmarks/int8_accuracy.py FOLDER [--sets sst2_sent,...] [--targets cpu,openvino]
+    python benchmarks/int8_accuracy.py FOLDER DATA [--sets sst2_sent,...] [--targets cpu,openvino]
 
 Teachers and students are trained by `edgebert distill`'s recipe into FOLDER, where a run that was cut off goes on (two
-cores: about two hours for all six). `int8` is the scheme that does best on dev, with `--quant-drop` as it is by
+cores: about two hours for all six). DATA is a folder with one for each set. `int8` is the scheme that does best on dev, with `--quant-drop` as it is by
 default. Naive static is ONNX Runtime's quantize_static as it comes: all its operators, MinMax, 100 texts of train.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -35,7 +34,6 @@ from edgebert.training.data import Data, match_labels, read, sample_texts
 from edgebert.training.plan import TrainConfig
 
 SETS = ("sst2_sent", "banking77", "clinc150", "qnli_small", "wnut17", "stsb")
-DATA = Path(os.environ.get("EDGEBERT_SHARED", "../shared")) / "data"
 LAYERS = 3
 CALIBRATED_ON = 100
 NAIVE = "naive static"
@@ -63,6 +61,7 @@ def main() -> None:
     """Train what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("data", type=Path, help="folder with a folder for each set")
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--targets", default="cpu,openvino")
     parser.add_argument("--layers", type=int, default=LAYERS, help="of the students")
@@ -71,32 +70,32 @@ def main() -> None:
     logging.getLogger("edgebert").setLevel(logging.ERROR)
     rows: list[Row] = []
     for name in asked.sets.split(","):
-        for checkpoint in _checkpoints(name, asked.folder / name, asked.layers, asked.max_steps):
-            rows += _rows(name, checkpoint, read(DATA / name), asked.targets.split(","))
+        place = asked.data / name
+        for checkpoint in _checkpoints(place, asked.folder / name, asked.layers, asked.max_steps):
+            rows += _rows(checkpoint, place, asked.targets.split(","))
     print(heading("What int8 costs on test"))
     _print(rows)
 
 
-def _checkpoints(name: str, folder: Path, layers: int, max_steps: int) -> Iterator[Artifact]:
+def _checkpoints(place: Path, folder: Path, layers: int, max_steps: int) -> Iterator[Artifact]:
     """The teacher, which is MiniLM itself where it needs no training, and its student."""
     config = TrainConfig(**({} if max_steps < 0 else {"max_steps": max_steps}))
-    (student,) = build.distill("minilm", DATA / name, [layers], folder, config)
+    (student,) = build.distill("minilm", place, [layers], folder, config)
     teacher = folder / "teacher"
     yield open_checkpoint(str(teacher) if teacher.exists() else "minilm")
     yield student
 
 
-def _rows(name: str, checkpoint: Artifact, data: Data, targets: Sequence[str]) -> Iterator[Row]:
+def _rows(checkpoint: Artifact, place: Path, targets: Sequence[str]) -> Iterator[Row]:
+    name, data = place.name, read(place)
     data = match_labels(data, checkpoint.manifest.labels, problem_of(checkpoint.manifest).data) or data
     layers = checkpoint.manifest.architecture.layers
     with tempfile.TemporaryDirectory() as folder:
-        made = build.export(
-            str(checkpoint.path), target="cpu", precision="fp32", data=DATA / name, out=Path(folder) / "fp32"
-        )
+        made = build.export(str(checkpoint.path), target="cpu", precision="fp32", data=place, out=Path(folder) / "fp32")
         exact = _scores(made[0], data)
         for target in targets:
             (rounded,) = build.export(
-                str(checkpoint.path), target=target, precision="int8", data=DATA / name, out=Path(folder) / target
+                str(checkpoint.path), target=target, precision="int8", data=place, out=Path(folder) / target
             )
             yield Row(name, layers, f"int8, {target}", exact, _scores(rounded, data), _how(rounded))
         naive = _naive(made[0], data, Path(folder) / "naive")

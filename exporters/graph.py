@@ -318,12 +318,18 @@ def _contiguous(tensor: torch.Tensor, name: str) -> ir.TensorProtocol:
 
 
 def save_graph(model: ir.Model, out: Path) -> None:
-    """Write ``model.onnx``, with the weights beside it where they are too large for one file."""
-    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    """Write ``model.onnx``, with the weights beside it where they are too large for one file; the model's are let go.
+
+    Graphs refer to themselves in circles: until the collector happened by, they would keep their weights in memory.
+    """
+    values = list(model.graph.initializers.values())
+    weights = sum(value.const_value.nbytes for value in values if value.const_value is not None)
     if weights > EXTERNAL_FROM_BYTES:
         ir.save(model, out / MODEL, external_data=EXTERNAL)
     else:
         save_streamed(model, out / MODEL)
+    for value in values:
+        value.const_value = None
 
 
 def copy_config(source: Artifact, out: Path) -> None:

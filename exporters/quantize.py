@@ -9,7 +9,6 @@ onnxruntime's own quantizer: docs/decisions/003-own-dynamic-quantizer.md.
 
 from __future__ import annotations
 
-import gc
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -63,8 +62,6 @@ def quantize_dynamic(source: Artifact, config: DynamicConfig, out: Path) -> Mani
     Runtime makes of it.
     """
     _write_quantized(source, config, out)
-    # Graphs refer to themselves in circles: the float weights would stay while the result is looked at.
-    gc.collect()
     copy_config(source, out)
     copy_companions(source, out)
     needs = {**source.manifest.needs, "isa": list(isa()), "scheme": "dynamic"}

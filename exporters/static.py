@@ -8,7 +8,6 @@ Sources: ONNX operators QuantizeLinear and DequantizeLinear; Wu et al. 2020 (arX
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,8 +51,6 @@ def quantize_static(source: Artifact, config: StaticConfig, out: Path, *, ranges
     engine makes.
     """
     _write_quantized(source, config, ranges, out)
-    # Graphs refer to themselves in circles: the float weights would stay while the result is looked at.
-    gc.collect()
     copy_config(source, out)
     copy_companions(source, out)
     needs = {**source.manifest.needs, "isa": list(isa()), "scheme": "static"}

@@ -7,7 +7,6 @@ nothing else.
 from __future__ import annotations
 
 import dataclasses
-import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -202,11 +201,7 @@ class Exporter:
         path = self.work / name
         if path.exists():
             return Artifact.open(path)
-        try:
-            return stage.run(step, build, source, config, path)
-        finally:
-            # Graphs refer to themselves in circles, and would keep their weights until the collector happens by.
-            gc.collect()
+        return stage.run(step, build, source, config, path)
 
 
 def export(

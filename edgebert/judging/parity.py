@@ -28,6 +28,8 @@ from edgebert.training.data import Data, sample_texts
 Choices = Callable[[Float], Float]
 
 _BATCH = 8
+# Rows of a batch that are also run alone.
+_SINGLE = 4
 # Two outputs that are closer than this are a tie.
 _TIE = 1e-3
 # Texts that the ledger is written on.
@@ -59,14 +61,14 @@ class Stage:
 def feeds(tokenizer: TextTokenizer, texts: Sequence[Text]) -> list[Batch]:
     """Every text alone, then all of them in right-padded batches of about eight, short with long.
 
-    Then the rows of the first of these batches one by one, as they are padded there; and that batch once more, padded
-    on the left and with holes.
+    Then the first rows of the first of these batches one by one, as they are padded there; and that batch once more,
+    padded on the left and with holes.
     """
     tokens = tokenizer.encode(texts)
     alone = [tokenizer.collate([item]) for item in tokens]
     # Every so manieth text: texts come sorted by length, and batches of one length have no padding.
     padded = [tokenizer.collate(tokens[i :: _batches(len(tokens))]) for i in range(_batches(len(tokens)))]
-    rows = range(len(padded[0]["input_ids"]))
+    rows = range(min(_SINGLE, len(padded[0]["input_ids"])))
     single = [{name: array[row : row + 1] for name, array in padded[0].items()} for row in rows]
     return [*alone, *padded, *single, unusual(padded[0])]
 
@@ -94,7 +96,7 @@ class Invariance:
 
 def invariance(answers: Sequence[Float], texts: int) -> Invariance:
     """What padding and neighbours do to outputs, from those on :func:`feeds` of so many texts."""
-    alone = answers[: texts : _batches(texts)]
+    alone = answers[: texts : _batches(texts)][:_SINGLE]
     together, single = answers[texts : texts + len(alone)], answers[2 * texts : 2 * texts + len(alone)]
     return Invariance(_apart(alone, single), _apart(single, together), _apart(answers, [0.0 * row for row in answers]))
 
