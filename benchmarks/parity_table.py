@@ -34,6 +34,7 @@ from edgebert.judging import parity
 from edgebert.machine import allowed_threads
 from edgebert.registry import TARGETS
 from edgebert.runtimes.reference import reference_session
+from edgebert.serving.rows import outputs
 from edgebert.serving.tokens import Text, TextTokenizer
 from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.tasks import TASKS, Problem, Task
@@ -159,7 +160,7 @@ def _compared(model: Model, layers: int, lengths: Sequence[int]) -> Iterator[Cel
         for depth in range(1, layers + 1):
             checkpoint = exporter.truncated(range(depth))
             run = parity.runner(reference_session(checkpoint), checkpoint)
-            reference = parity.outputs(run, exporter.feeds, model.task.compared)
+            reference = outputs(run, exporter.feeds, model.task.compared)
             for target, precision in WAYS:
                 graph = exporter.unproven(checkpoint, target, precision)
                 line = parity.onnx_stage(precision, reference, graph, exporter.feeds, target)[0]

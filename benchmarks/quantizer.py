@@ -14,7 +14,7 @@ from common import heading, in_turn, spread
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from edgebert.exporters.graph import MODEL, save_graph
-from edgebert.exporters.quantize import DynamicConfig, quantize_graph
+from edgebert.exporters.quantize import DynamicConfig, Rewriter, quantize_graph
 
 ROUNDS = 3
 
@@ -39,7 +39,7 @@ def main() -> None:
 def _ours(graph: Path, out: Path) -> float:
     start = time.perf_counter()
     model = ir.load(graph)
-    quantize_graph(model.graph, DynamicConfig.for_this_cpu("int8").limit)
+    quantize_graph(Rewriter(model.graph, DynamicConfig.for_this_cpu("int8").limit), ())
     save_graph(model, out)
     return time.perf_counter() - start
 

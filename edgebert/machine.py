@@ -66,13 +66,13 @@ def isa() -> tuple[str, ...]:
     return tuple(name for name in _ISA if name in flags)
 
 
-def has_int8_dot(names: Collection[str] | None = None) -> bool:
-    """Whether a CPU with these instruction sets multiplies u8 by s8 without saturating (VNNI, or dot product on Arm).
+def has_int8_dot(instructions: Collection[str] | None = None) -> bool:
+    """Whether a CPU, this one unless others' ``instructions`` are given, multiplies u8 by s8 without saturating.
 
-    ``names`` are as :func:`isa` gives them, by default this CPU's.
+    That is VNNI, or dot product on Arm.
     """
-    sets = isa() if names is None else names
-    return any(name in sets for name in ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"))
+    known = isa() if instructions is None else instructions
+    return any(name in known for name in ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"))
 
 
 def has_bf16() -> bool:

@@ -43,6 +43,7 @@ EXTERNAL_FROM_BYTES = 1_000_000_000
 _LAYER = re.compile(r"\.layer\.(\d+)(?:\D|$)")
 _WRAPPER = "model."
 _TRANSPOSED = ".T"
+_WEIGHT = ".weight"
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,21 @@ def _tidy(model: ir.Model, aliases: dict[str, str]) -> ir.Model:
     _hoist_transposes(model.graph)
     with _hidden_weights(model.graph):
         onnxscript.optimizer.optimize(model)
+    _name_products(model.graph)
     return model
+
+
+def module_name(weight: ir.Value) -> str:
+    """The module that a weight belongs to, such as ``bert.encoder.layer.0.output.dense``."""
+    return str(weight.name).partition(_WEIGHT)[0]
+
+
+def _name_products(graph: ir.Graph) -> None:
+    """Call every product with a weight as its module is called: what engines and people read of it."""
+    for node in graph:
+        weight = node.inputs[1] if node.op_type in ("MatMul", "Gemm") else None
+        if weight is not None and weight.is_initializer():
+            node.name = module_name(weight)
 
 
 @contextmanager
@@ -303,12 +318,18 @@ def _contiguous(tensor: torch.Tensor, name: str) -> ir.TensorProtocol:
 
 
 def save_graph(model: ir.Model, out: Path) -> None:
-    """Write ``model.onnx``, with the weights beside it where they are too large for one file."""
-    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    """Write ``model.onnx``, with the weights beside it where they are too large for one file; the model's are let go.
+
+    Graphs refer to themselves in circles: until the collector happened by, they would keep their weights in memory.
+    """
+    values = list(model.graph.initializers.values())
+    weights = sum(value.const_value.nbytes for value in values if value.const_value is not None)
     if weights > EXTERNAL_FROM_BYTES:
         ir.save(model, out / MODEL, external_data=EXTERNAL)
     else:
         save_streamed(model, out / MODEL)
+    for value in values:
+        value.const_value = None
 
 
 def copy_config(source: Artifact, out: Path) -> None:

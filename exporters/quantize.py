@@ -9,10 +9,9 @@ onnxruntime's own quantizer: docs/decisions/003-own-dynamic-quantizer.md.
 
 from __future__ import annotations
 
-import gc
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,15 @@ import onnx_ir as ir
 
 from edgebert.artifact import Artifact, Manifest
 from edgebert.errors import CheckFailed
-from edgebert.exporters.graph import MODEL, constant, copy_config, save_graph
+from edgebert.exporters.graph import MODEL, constant, copy_config, module_name, save_graph
 from edgebert.machine import has_int8_dot, isa
 from edgebert.shaping.checkpoint import copy_companions
 
 Float = npt.NDArray[np.float32]
 Int8 = npt.NDArray[np.int8]
 
+# Where a weight is among the inputs.
+_WEIGHT_INPUT = {"MatMul": 1, "Gemm": 1, "Gather": 0}
 _FLOAT_PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "TransposeMatMul"})
 _INTEGER_PRODUCTS = frozenset(
     {"MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul"}
@@ -41,37 +42,36 @@ class DynamicConfig:
     """Settings of dynamic quantization. ``precision`` is the name the artifact carries.
 
     ``limit`` is the largest weight magnitude: 127, or 63 for CPUs whose u8 by s8 products saturate
-    (x86 without VNNI).
+    (x86 without VNNI). ``excluded`` names what stays in float, as :func:`quantizable` does.
     """
 
     precision: str = "int8"
     limit: int = 127
+    excluded: tuple[str, ...] = ()
 
     @classmethod
-    def for_this_cpu(cls, precision: str) -> DynamicConfig:
+    def for_this_cpu(cls, precision: str, excluded: Sequence[str] = ()) -> DynamicConfig:
         """The scheme that this machine's instruction set computes without saturating."""
-        return cls(precision, limit=127 if has_int8_dot() else 63)
+        return cls(precision, limit=127 if has_int8_dot() else 63, excluded=tuple(excluded))
 
 
 def quantize_dynamic(source: Artifact, config: DynamicConfig, out: Path) -> Manifest:
     """Stage: int8 from the portable fp32 graph.
 
-    Raises CheckFailed, naming the nodes, where a Linear stays in float in the graph that ONNX Runtime
-    makes of it.
+    Raises CheckFailed, naming them, where a Linear that is not excluded stays in float in the graph that ONNX
+    Runtime makes of it.
     """
     _write_quantized(source, config, out)
-    # Graphs refer to themselves in circles: the float weights would stay while the result is looked at.
-    gc.collect()
     copy_config(source, out)
     copy_companions(source, out)
     needs = {**source.manifest.needs, "isa": list(isa()), "scheme": "dynamic"}
-    checks = {**source.manifest.checks, "integer": require_integer(out / MODEL, "cpu")}
+    checks = {**source.manifest.checks, "integer": require_integer(out / MODEL, "cpu", config.excluded)}
     return replace(source.manifest, precision=config.precision, needs=needs, checks=checks)
 
 
 def _write_quantized(source: Artifact, config: DynamicConfig, out: Path) -> None:
     model = ir.load(source.path / MODEL)
-    quantize_graph(Rewriter(model.graph, config.limit))
+    quantize_graph(Rewriter(model.graph, config.limit), config.excluded)
     save_graph(model, out)
 
 
@@ -82,8 +82,23 @@ def quantize_columns(weight: Float, limit: int) -> tuple[Int8, Float]:
     return np.rint(weight / scales).astype(np.int8), scales
 
 
-def quantize_graph(rewriter: Rewriter) -> None:
-    """Rewrite, in place, every Linear and every embedding look-up of the rewriter's graph to integer weights."""
+def quantizable(model: Path) -> list[str]:
+    """The Linears and embeddings of a portable graph by name: the module's, such as ``...layer.0.output.dense``."""
+    nodes = ir.load(model).graph
+    return list(dict.fromkeys(name for node in nodes if (name := _module_of(node)) is not None))
+
+
+def _module_of(node: ir.Node) -> str | None:
+    """The module whose weight a node multiplies by or looks up in; None of other nodes."""
+    place = _WEIGHT_INPUT.get(node.op_type)
+    weight = None if place is None else node.inputs[place]
+    if weight is None or weight.const_value is None or weight.const_value.dtype != ir.DataType.FLOAT:
+        return None
+    return module_name(weight) if len(weight.const_value.shape) == 2 else None
+
+
+def quantize_graph(rewriter: Rewriter, excluded: Collection[str]) -> None:
+    """Rewrite, in place, every Linear and embedding look-up of the graph to integer weights, but those ``excluded``."""
     graph = rewriter.graph
     rewrites: dict[str, Callable[[Rewriter, ir.Node], None]] = {
         "MatMul": Rewriter.linear,
@@ -91,7 +106,7 @@ def quantize_graph(rewriter: Rewriter) -> None:
         "Gather": Rewriter.embedding,
     }
     for node in list(graph):
-        if node.op_type in rewrites:
+        if node.op_type in rewrites and _module_of(node) not in excluded:
             rewrites[node.op_type](rewriter, node)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         del graph.initializers[name]
@@ -187,6 +202,8 @@ class Rewriter:
         old = node.outputs[0]
         result.shape, result.type = old.shape, old.type
         ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
+        if (last := result.producer()) is not None:
+            last.name = node.name
         # Outputs keep their public name.
         old.name, result.name = f"{old.name}.float", old.name
         self.graph.remove(node, safe=True)
@@ -196,22 +213,22 @@ def _name(value: ir.Value | None) -> str:
     return value.name if value is not None and value.name else "weight"
 
 
-def require_integer(model: Path, target: str) -> dict[str, Any]:
+def require_integer(model: Path, target: str, excluded: Collection[str] = ()) -> dict[str, Any]:
     """The coverage of a quantized graph on the target's engine.
 
-    Raises CheckFailed, naming the nodes, where a product with weights is computed in float.
+    Raises CheckFailed, naming them, where a product with weights that nobody ``excluded`` is computed in float.
     """
     coverage = _COVERAGES[target](model)
-    if coverage["float"]:
-        nodes = ", ".join(coverage["float"][:3])
-        raise CheckFailed(f"{len(coverage['float'])} Linear layers stayed in float", nodes, "use --precision fp32")
+    left = [name for name in coverage["float"] if name not in excluded]
+    if left:
+        raise CheckFailed(f"{len(left)} Linear layers stayed in float", ", ".join(left[:3]), "use --precision fp32")
     return coverage
 
 
 def integer_coverage(model: Path) -> dict[str, Any]:
     """Which products with weights run in integers, in the graph as ONNX Runtime optimized it for a session.
 
-    Returns ``{"integer": {operator: count}, "float": [node names]}``; a product of two activations
+    Returns ``{"integer": {operator: count}, "float": [names of modules]}``; a product of two activations
     (attention) has no weight and is not counted.
     """
     graph = _session_graph(model).graph
@@ -220,19 +237,19 @@ def integer_coverage(model: Path) -> dict[str, Any]:
     for node in graph:
         if node.op_type in _INTEGER_PRODUCTS:
             integer[node.op_type] += 1
-        elif node.op_type in _FLOAT_PRODUCTS and any(_is_weight(value) for value in node.inputs[:2]):
-            in_float.append(node.name or node.op_type)
+        elif node.op_type in _FLOAT_PRODUCTS:
+            weights = [weight for value in node.inputs[:2] if (weight := _weight_behind(value)) is not None]
+            in_float += [module_name(weight) for weight in weights[:1]]
     return {"integer": dict(sorted(integer.items())), "float": in_float}
 
 
-def _is_weight(value: ir.Value | None) -> bool:
-    """Whether a value is a constant, or integers of one that are made floats again."""
-    if value is None:
-        return False
+def _weight_behind(value: ir.Value | None) -> ir.Value | None:
+    """The constant that a value is, or whose integers it is made of again; None for an activation."""
+    if value is None or value.is_initializer():
+        return value
     node = value.producer()
-    return value.is_initializer() or (
-        node is not None and node.op_type == "DequantizeLinear" and _is_weight(node.inputs[0])
-    )
+    made_float = node is not None and node.op_type == "DequantizeLinear"
+    return _weight_behind(node.inputs[0]) if node is not None and made_float else None
 
 
 def _session_graph(model: Path) -> ir.Model:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,22 +30,19 @@ def seal(
     config: SealConfig,
     out: Path,
     *,
-    ledger: Sequence[Mapping[str, Any]],
+    checks: Mapping[str, Any],
     golden: Mapping[str, Any],
-    schemes: Sequence[Mapping[str, Any]] = (),
 ) -> Manifest:
     """Stage: copy the built files and add what proves them.
 
-    ``ledger`` holds the lines of the parity ledger, ``golden`` a few token arrays (``0.input_ids``, ...) with
-    the reference's outputs (``0.output``). ``schemes`` are those that were tried, where there was a choice.
+    ``checks`` are what was found, the lines of the ledger as ``parity`` among it; ``golden`` holds a few token arrays
+    (``0.input_ids``, ...) with the reference's outputs (``0.output``) and the artifact's own (``0.answer``).
     """
     for name in source.manifest.files:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         source.copy(name, out / name)
     np.savez(out / GOLDEN, **golden)
-    checks = {**source.manifest.checks, "parity": [dict(line) for line in ledger]}
-    if schemes:
-        checks["schemes"] = [dict(trial) for trial in schemes]
+    checks = {**source.manifest.checks, **checks}
     manifest = replace(source.manifest, target=config.target, precision=config.precision, checks=checks)
     (out / "README.md").write_text(_card(manifest, config), "utf-8")
     return manifest
@@ -70,6 +67,8 @@ def _card(manifest: Manifest, config: SealConfig) -> str:
         numbers = f"{line['max_abs_error']:.2e} | {line['tolerance']:.2e} | {line['cosine']:.6f}"
         lines.append(f"| {line['name']} | {numbers} | {label} |")
     lines += [
+        *_loss(manifest),
+        *_invariance(manifest),
         "",
         "```python",
         "import edgebert",
@@ -78,3 +77,30 @@ def _card(manifest: Manifest, config: SealConfig) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _loss(manifest: Manifest) -> list[str]:
+    """What int8 costs on dev, which modules stay in float, and why."""
+    lines = []
+    if loss := manifest.checks.get("loss"):
+        interval = f"({loss['low']:+.2f} to {loss['high']:+.2f})"
+        lines += ["", f"On dev, int8 moves {loss['metric']} by {loss['points']:+.2f} points {interval} against fp32."]
+    if excluded := manifest.checks.get("excluded"):
+        lines += ["", f"These stay in float, since all of int8 {excluded['because']}:", ""]
+        lines += [
+            f"- `{each['module']}` (alone in int8: mean error {each['mean_abs_error']:.2e})"
+            for each in excluded["modules"]
+        ]
+    return lines
+
+
+def _invariance(manifest: Manifest) -> list[str]:
+    """What a text's answer owes to its surroundings."""
+    found = manifest.checks.get("invariance")
+    if found is None:
+        return []
+    return [
+        "",
+        f"Padding moves a text's outputs by at most {found['padding']:.1e}, other texts in its batch by at most "
+        f"{found['neighbours']:.1e} more (outputs are up to {found['largest']:.2g}).",
+    ]

@@ -8,8 +8,7 @@ Sources: ONNX operators QuantizeLinear and DequantizeLinear; Wu et al. 2020 (arX
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,11 +16,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgebert.artifact import Artifact, Manifest
-from edgebert.exporters.calibrate import Range, measure_ranges, scale_and_zero
+from edgebert.exporters.calibrate import Range, scale_and_zero
 from edgebert.exporters.graph import MODEL, copy_config, save_graph
 from edgebert.exporters.quantize import Float, Rewriter, quantize_columns, quantize_graph, require_integer
 from edgebert.machine import has_int8_dot, isa
-from edgebert.runtimes.session import Feed
 from edgebert.shaping.checkpoint import copy_companions
 
 
@@ -31,38 +29,38 @@ class StaticConfig:
 
     ``limit`` is the largest weight magnitude, as in :class:`~edgebert.exporters.quantize.DynamicConfig`;
     ``calibration`` says on how many texts the ranges were measured.
+    ``excluded`` names what stays in float.
     """
 
     precision: str
     target: str
     calibration: int
     limit: int = 127
+    excluded: tuple[str, ...] = ()
 
     @classmethod
-    def for_this_cpu(cls, precision: str, target: str, calibration: int) -> StaticConfig:
+    def for_this_cpu(cls, precision: str, target: str, calibration: int, excluded: Sequence[str] = ()) -> StaticConfig:
         """The scheme that this machine's instruction set computes without saturating."""
-        return cls(precision, target, calibration, limit=127 if has_int8_dot() else 63)
+        return cls(precision, target, calibration, 127 if has_int8_dot() else 63, tuple(excluded))
 
 
-def quantize_static(source: Artifact, config: StaticConfig, out: Path, *, feeds: Iterable[Feed]) -> Manifest:
-    """Stage: int8 from the portable fp32 graph, calibrated on ``feeds``, which are read once and one at a time.
+def quantize_static(source: Artifact, config: StaticConfig, out: Path, *, ranges: Mapping[str, Range]) -> Manifest:
+    """Stage: int8 from the portable fp32 graph, with the ``ranges`` that calibration found there.
 
-    Raises CheckFailed, naming the nodes, where a Linear stays in float in the graph that the target's engine makes.
+    Raises CheckFailed, naming them, where a Linear that is not excluded stays in float in the graph that the target's
+    engine makes.
     """
-    ranges = measure_ranges(source, feeds)
-    _write_quantized(source, config.limit, ranges, out)
-    # Graphs refer to themselves in circles: the float weights would stay while the result is looked at.
-    gc.collect()
+    _write_quantized(source, config, ranges, out)
     copy_config(source, out)
     copy_companions(source, out)
     needs = {**source.manifest.needs, "isa": list(isa()), "scheme": "static"}
-    checks = {**source.manifest.checks, "integer": require_integer(out / MODEL, config.target)}
+    checks = {**source.manifest.checks, "integer": require_integer(out / MODEL, config.target, config.excluded)}
     return replace(source.manifest, target=config.target, precision=config.precision, needs=needs, checks=checks)
 
 
-def _write_quantized(source: Artifact, limit: int, ranges: Mapping[str, Range], out: Path) -> None:
+def _write_quantized(source: Artifact, config: StaticConfig, ranges: Mapping[str, Range], out: Path) -> None:
     model = ir.load(source.path / MODEL)
-    quantize_graph(StaticRewriter(model.graph, limit, ranges))
+    quantize_graph(StaticRewriter(model.graph, config.limit, ranges), config.excluded)
     save_graph(model, out)
 
 

@@ -13,6 +13,7 @@ from edgebert.artifact import Artifact
 from edgebert.checked_graph import read_checked_graph
 from edgebert.errors import EnvironmentMissing, InputError
 from edgebert.graph_guard import EXTERNAL, GRAPH
+from edgebert.machine import has_int8_dot
 from edgebert.runtimes.engine import Held
 from edgebert.runtimes.fixed import to_its_shape
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked
@@ -55,7 +56,7 @@ def _engine(artifact: Artifact, config: SessionConfig) -> Any:
     if artifact.manifest.precision == "bf16":
         raise InputError("ONNX Runtime computes nothing in bf16", str(artifact.path), "use target openvino")
     model, weights = read_checked_graph(artifact)
-    options = _options(config)
+    options = _options(artifact, config)
     if weights is not None:
         options.add_external_initializers_from_files_in_memory([EXTERNAL], [weights], [len(weights)])
     with _refusals("the graph", artifact, "export it again"):
@@ -65,7 +66,7 @@ def _engine(artifact: Artifact, config: SessionConfig) -> Any:
     return engine
 
 
-def _options(config: SessionConfig) -> Any:
+def _options(artifact: Artifact, config: SessionConfig) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = config.thread_count
     options.inter_op_num_threads = 1
@@ -74,7 +75,20 @@ def _options(config: SessionConfig) -> Any:
     options.enable_mem_pattern = False
     # What was inspected was ONNX; ONNX Runtime must not take it for its own format.
     options.add_session_config_entry("session.load_model_format", "ONNX")
+    if saturates_here(artifact):
+        # ONNX Runtime then computes with unsigned weights: slower, and right (its documentation on quantization).
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
+
+
+def saturates_here(artifact: Artifact) -> bool:
+    """Whether sums of 8-bit products may saturate on this CPU: the weights use the whole range, made where they do not.
+
+    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#when-and-why-do-i-need-to-try-u8u8
+    """
+    made_on = artifact.manifest.needs.get("isa")
+    known = made_on if isinstance(made_on, (list, tuple)) else ()
+    return artifact.manifest.precision.startswith("int8") and has_int8_dot(known) and not has_int8_dot()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tiny import TASKS, Exports
 from edgebert import stage
 from edgebert.artifact import Artifact, Manifest
 from edgebert.errors import EnvironmentMissing, InputError
-from edgebert.machine import isa
+from edgebert.machine import has_int8_dot, isa
 from edgebert.serving import choice
 from edgebert.serving.model import load
 
@@ -129,16 +129,19 @@ def test_where_the_pick_cannot_run_others_of_its_depth_do(
 def test_int8_of_another_cpu_is_passed_over_where_it_would_saturate(
     exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelf(exports, tmp_path, DEEP, INT8)
-    made_for = Artifact.open(tmp_path / INT8).manifest
-    for name, sets in (("full", ["avx2", "avx512_vnni"]), ("reduced", ["avx2"])):
-        needs = {**made_for.needs, "isa": sets}
-        copy(tmp_path / INT8, tmp_path / name, replace(made_for, needs=needs))
-    shutil.rmtree(tmp_path / INT8)
+    folder = shelf(exports, tmp_path, DEEP, INT8)
+    made = Artifact.open(folder / INT8).manifest
+    whole = replace(made, target="openvino", needs={**made.needs, "isa": ["avx2", "avx512_vnni"]})
+    reduced = replace(whole, needs={**made.needs, "isa": ["avx2"]})
+    copy(folder / INT8, folder / "whole", whole)
+    shutil.rmtree(folder / INT8)
+    assert choice.obstacle(whole, None) is None or not has_int8_dot()
     lacking(monkeypatch, DOT_SETS)
-    name, _, others = chosen(tmp_path)
-    assert name == "reduced"
-    assert "would saturate" in others["full"]
+    name, _, others = chosen(folder)
+    assert (name, "would saturate" in others["whole"]) == (DEEP, True)
+    assert choice.obstacle(reduced, None) is None
+    # ONNX Runtime is told to compute with unsigned weights.
+    assert choice.obstacle(replace(whole, target="cpu"), None) is None
 
 
 def test_a_runtime_that_is_not_installed_is_passed_over(

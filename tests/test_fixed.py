@@ -26,6 +26,7 @@ from edgebert.registry import target_named
 from edgebert.runtimes.reference import reference_session
 from edgebert.runtimes.session import SessionConfig
 from edgebert.serving.model import Model, load
+from edgebert.serving.rows import outputs
 from edgebert.serving.tokens import Overflow, Text, TextTokenizer
 from edgebert.tasks import TASKS
 
@@ -69,7 +70,7 @@ def test_int8_is_as_close_as_ever(family: str, task: str, exports: Exports) -> N
     exact, rounded = fixed(exports, family, task), fixed(exports, family, task, "int8")
     batches = parity.feeds(TextTokenizer(exact), tiny.texts(24, seed=7))
     run = parity.runner(reference_session(exports.checkpoint(family, task)), exact)
-    truth = parity.outputs(run, batches, TASKS[task].compared)
+    truth = outputs(run, batches, TASKS[task].compared)
     line, _ = parity.onnx_stage("int8", truth, rounded, batches)
     # Whether the likeliest of random weights' guesses changes is chance.
     assert line.max_abs_error <= line.tolerance
@@ -178,7 +179,7 @@ def test_every_other_operator_set_runs_here(opset: int, exports: Exports, tmp_pa
     config = DynamicConfig.for_this_cpu("int8")
     rounded = stage.run("quantize", quantize_dynamic, exact, config, tmp_path / "int8")
     batches = parity.feeds(TextTokenizer(source), tiny.texts(12, seed=8))
-    truth = parity.outputs(parity.runner(reference_session(source), source), batches)
+    truth = outputs(parity.runner(reference_session(source), source), batches)
     for name, artifact in (("fp32", exact), ("int8", rounded)):
         model = onnx.load(artifact.path / MODEL)
         onnx.checker.check_model(model, full_check=True)

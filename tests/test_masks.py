@@ -14,11 +14,12 @@ from tiny import Exports
 
 from edgebert.artifact import Artifact
 from edgebert.errors import InputError
-from edgebert.judging.parity import Float, compare
+from edgebert.judging.parity import compare
 from edgebert.machine import has_bf16
 from edgebert.registry import target_named
 from edgebert.runtimes.reference import reference_session
 from edgebert.runtimes.session import Session, SessionConfig
+from edgebert.serving.rows import Float
 from edgebert.tasks import TASKS
 
 Int = npt.NDArray[np.int64]

@@ -18,20 +18,21 @@ from tiny import Exports
 
 from edgebert.artifact import Artifact
 from edgebert.judging.parity import (
-    TOLERANCES,
-    Float,
+    Invariance,
     choices_of,
     compare,
     feeds,
+    invariance,
     ledger_texts,
     onnx_stage,
-    outputs,
     runner,
     sample,
 )
 from edgebert.runtimes.reference import reference_session
-from edgebert.serving.tokens import TextTokenizer
+from edgebert.serving.rows import Float, outputs
+from edgebert.serving.tokens import Batch, TextTokenizer
 from edgebert.tasks import TASKS
+from edgebert.tolerances import TOLERANCES
 
 CLASSIFIER = ("bert", "text-classification")
 KINDS = tuple(TOLERANCES)
@@ -144,12 +145,35 @@ def test_every_text_is_run_alone_and_in_company(exports: Exports) -> None:
     batches = feeds(tokenizer, TEXTS)
     tokens = tokenizer.encode(TEXTS)
     assert [feed["input_ids"].tolist() for feed in batches[:20]] == [[item.ids] for item in tokens]
-    together = batches[20:-1]
+    together, single = batches[20:23], batches[23:-1]
     assert [len(feed["input_ids"]) for feed in together] == [7, 7, 6]
+    # The first rows of the first batch, as they are padded there.
+    assert len(single) == 4
+    for row, feed in enumerate(single):
+        assert all(np.array_equal(feed[name], together[0][name][row : row + 1]) for name in feed)
     # Short with long, so that there is padding in each, and each text once.
     assert all((feed["attention_mask"] == 0).any() for feed in together)
     seen = [ids[mask == 1].tolist() for feed in together for ids, mask in zip(*list(feed.values())[:2], strict=True)]
     assert sorted(seen) == sorted(item.ids for item in tokens)
+
+
+def test_padding_and_neighbours_are_told_apart(exports: Exports) -> None:
+    batches = feeds(TextTokenizer(exports.artifact(*CLASSIFIER)), TEXTS)
+
+    def moved(padding: float, neighbours: float) -> Invariance:
+        """Of a model whose outputs know how wide a batch is, and how many texts it has."""
+
+        def run(feed: Batch) -> Float:
+            rows, width = feed["input_ids"].shape
+            own = feed["attention_mask"].sum(axis=1)
+            return np.column_stack([own + padding * (width > own) + neighbours * (rows > 1), -own]).astype(np.float64)
+
+        return invariance(outputs(run, batches), len(TEXTS))
+
+    longest = max(feed["attention_mask"].sum(axis=1).max() for feed in batches)
+    assert moved(0.0, 0.0) == Invariance(0.0, 0.0, longest)
+    assert (moved(0.25, 0.0).padding, moved(0.25, 0.0).neighbours) == (0.25, 0.0)
+    assert (moved(0.0, 0.5).padding, moved(0.0, 0.5).neighbours) == (0.0, 0.5)
 
 
 def test_one_batch_is_also_padded_on_the_left_and_with_holes(exports: Exports) -> None:

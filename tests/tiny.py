@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from edgebert import stage
 from edgebert.artifact import Artifact
 from edgebert.building.calibration import calibration_feeds, calibration_texts
+from edgebert.exporters.calibrate import measure_ranges
 from edgebert.exporters.graph import Template, build_graph, trace
 from edgebert.exporters.precision import PrecisionConfig, set_precision
 from edgebert.exporters.quantize import DynamicConfig, quantize_dynamic
@@ -354,7 +355,8 @@ class Exports:
                 asked = calibration_texts(None, texts(40, seed=9))
                 static = StaticConfig.for_this_cpu(precision, "openvino", len(asked))
                 feeds = calibration_feeds(TextTokenizer(source), asked, graph.fixed)
-                return stage.run("quantize-static", partial(quantize_static, feeds=feeds), source, static, out)
+                ranges = measure_ranges(source, feeds)
+                return stage.run("quantize-static", partial(quantize_static, ranges=ranges), source, static, out)
             return stage.run("quantize", quantize_dynamic, source, DynamicConfig.for_this_cpu(precision), out)
 
         return Artifact.open(once(self.folder / f"{family}-{task}-{layers}-{precision}{graph.suffix}", make))

@@ -7,10 +7,9 @@ nothing else.
 from __future__ import annotations
 
 import dataclasses
-import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -20,19 +19,19 @@ import numpy as np
 
 from edgebert import stage
 from edgebert.artifact import Artifact, Manifest
-from edgebert.building.calibration import calibration_feeds, calibration_texts
+from edgebert.building.lowering import QUANT_DROP, Lowering
 from edgebert.building.places import bytes_needed, check_free, check_output, depth_name, workplace
 from edgebert.building.references import References
 from edgebert.building.resizing import kept_layers, pruned
-from edgebert.building.schemes import Trial, best_of, schemes_of, told
+from edgebert.building.schemes import schemes_of
 from edgebert.errors import CheckFailed, UsageError
 from edgebert.exporters.seal import SealConfig, seal
 from edgebert.exporters.signature import OPSET, PORTABLE, GraphConfig, Sizes
 from edgebert.judging import parity
-from edgebert.judging.evaluate import score_on_dev
 from edgebert.machine import file_name
 from edgebert.progress import bar
 from edgebert.registry import check_pair
+from edgebert.serving.rows import Float
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
 from edgebert.shaping import sizes
 from edgebert.shaping.checkpoint import open_checkpoint, shape_of
@@ -48,7 +47,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgebert")
 
 # How many of the ledger's texts travel with the artifact as golden vectors.
-GOLDEN_TEXTS = 4
+GOLDEN_TEXTS = 8
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """The ledger, what it is about, what that answered on the ledger's feeds, and what else was found."""
+
+    lines: Sequence[parity.Stage]
+    artifact: Artifact
+    answers: Sequence[Float]
+    checks: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Exporter:
@@ -57,7 +66,8 @@ class Exporter:
     ``source`` is the deepest of them; intermediate artifacts live in ``work``. ``texts`` serve the parity
     ledger, ``texts_from`` says where they are from. ``graph`` is what all graphs are like. ``data`` has the texts
     that static int8 is calibrated on and the dev part that schemes are judged by; without it ``texts`` serve.
-    ``depths`` are those at which the source's first layers will be exported, where that is known.
+    ``depths`` are those at which the source's first layers will be exported, where that is known. ``quant_drop`` is
+    how many points of the task metric int8 may lose on dev before modules are left in float.
     """
 
     def __init__(
@@ -69,11 +79,12 @@ class Exporter:
         graph: GraphConfig = PORTABLE,
         data: Data | None = None,
         depths: Sequence[int] = (),
+        quant_drop: float = QUANT_DROP,
     ) -> None:
         self.source, self.texts, self.texts_from, self.work = source, list(texts), texts_from, work
-        self.graph, self.data, self._depths = graph, data, depths
+        self.graph, self.data, self._depths, self._quant_drop = graph, data, depths, quant_drop
         # The latest fp32 graph's line and outputs: its other precisions are compared with these.
-        self._exact: tuple[tuple[str, str], tuple[parity.Stage, list[parity.Float]]] | None = None
+        self._exact: tuple[tuple[str, str], tuple[parity.Stage, list[Float]]] | None = None
 
     @cached_property
     def template(self) -> Template:
@@ -92,6 +103,12 @@ class Exporter:
     def _tokenizer(self) -> TextTokenizer:
         longest = self.graph.fixed and min(self.graph.fixed[1], self.source.manifest.max_length)
         return TextTokenizer(self.source, longest)
+
+    @cached_property
+    def _lowering(self) -> Lowering:
+        return Lowering(
+            self._once, self._tokenizer, self.texts, self.feeds, self.graph.fixed, self.data, self._quant_drop
+        )
 
     @cached_property
     def references(self) -> References:
@@ -113,46 +130,31 @@ class Exporter:
         check_pair(target, precision)
         if target == "torch":
             return checkpoint
-        name = checkpoint.digest[:16]
-        graph = self._once(
-            "graph", f"{name}-fp32", partial(build_graph, template=self.template), checkpoint, self.graph
-        )
+        name = f"{checkpoint.digest[:16]}-fp32"
+        graph = self._once("graph", name, partial(build_graph, template=self.template), checkpoint, self.graph)
         scheme, *_ = schemes_of(target, precision)
-        return graph if scheme == "fp32" else self._lowered(graph, f"{name}-{target}-{scheme}", target, scheme)
-
-    def _lowered(self, graph: Artifact, name: str, target: str, precision: str) -> Artifact:
-        """The fp32 graph in another precision, none of them a choice."""
-        from edgebert.exporters.precision import PrecisionConfig, set_precision
-        from edgebert.exporters.quantize import DynamicConfig, quantize_dynamic
-        from edgebert.exporters.static import StaticConfig, quantize_static
-
-        if precision == "bf16":
-            return self._once("precision", name, set_precision, graph, PrecisionConfig(target, precision))
-        if precision == "int8-dynamic":
-            return self._once("quantize", name, quantize_dynamic, graph, DynamicConfig.for_this_cpu(precision))
-        texts = calibration_texts(self.data, self.texts)
-        config = StaticConfig.for_this_cpu(precision, target, len(texts))
-        build = partial(quantize_static, feeds=calibration_feeds(self._tokenizer, texts, self.graph.fixed))
-        return self._once("quantize-static", name, build, graph, config)
+        return graph if scheme == "fp32" else self._lowering.build(graph, target, scheme)
 
     def export(self, checkpoint: Artifact, target: str, precision: str, out: Path, *, force: bool = False) -> Artifact:
         """Build, verify and publish one artifact. Raises CheckFailed where the ledger says no."""
         reference = self.references.of(checkpoint)
-        stages, built, choice = self._proven(checkpoint, reference, target, precision)
-        if not all(line.ok for line in stages):
-            self._refuse(stages, out)
-        ledger = [dataclasses.asdict(line) for line in stages]
-        finish = partial(seal, ledger=ledger, golden=self._golden(reference), schemes=choice)
-        config = SealConfig(target, precision, self.texts_from, built.manifest.needs.get("scheme", ""))
-        return stage.run("seal", finish, built, config, out, force=force)
+        proof = self._proven(checkpoint, reference, target, precision)
+        if not all(line.ok for line in proof.lines):
+            self._refuse(proof.lines, out)
+        moved = parity.invariance(proof.answers, len(self.texts))
+        checks = {
+            "parity": [dataclasses.asdict(line) for line in proof.lines],
+            "invariance": dataclasses.asdict(moved),
+            **proof.checks,
+        }
+        finish = partial(seal, checks=checks, golden=self._golden(reference, proof.answers))
+        config = SealConfig(target, precision, self.texts_from, proof.artifact.manifest.needs.get("scheme", ""))
+        return stage.run("seal", finish, proof.artifact, config, out, force=force)
 
-    def _proven(
-        self, checkpoint: Artifact, reference: list[parity.Float], target: str, precision: str
-    ) -> tuple[tuple[parity.Stage, ...], Artifact, list[dict[str, Any]]]:
-        """The ledger, what it is about, and the schemes that were tried."""
+    def _proven(self, checkpoint: Artifact, reference: Sequence[Float], target: str, precision: str) -> _Proof:
         lines = self._truncation(checkpoint)
         if target == "torch":
-            return lines, checkpoint, []
+            return _Proof(lines, checkpoint, reference)
         graph = self.unproven(checkpoint, target, "fp32")
         key = graph.digest, target
         if self._exact is None or self._exact[0] != key:
@@ -160,27 +162,9 @@ class Exporter:
         line, exact = self._exact[1]
         lines = (*lines, line)
         if precision == "fp32":
-            return lines, graph, []
-        trials = self._trials(checkpoint, exact, target, precision)
-        best = best_of(trials)
-        return (*lines, best.line), best.artifact, told(trials, best)
-
-    def _trials(self, checkpoint: Artifact, exact: list[parity.Float], target: str, precision: str) -> list[Trial]:
-        trials, refused = [], None
-        for scheme in schemes_of(target, precision):
-            try:
-                built = self.unproven(checkpoint, target, scheme)
-            except CheckFailed as error:
-                # The engine would compute some of it in float; another scheme may do.
-                log.info("%s is not possible here: %s", scheme, error)
-                refused = error
-                continue
-            trials.append(Trial(scheme, built, parity.onnx_stage(precision, exact, built, self.feeds, target)[0]))
-        if refused and not trials:
-            raise refused
-        if len(trials) == 1 or self.data is None:
-            return trials
-        return [replace(trial, metric=score_on_dev(trial.artifact, self.data)) for trial in trials]
+            return _Proof(lines, graph, exact)
+        best, checks = self._lowering.best(graph, exact, target, precision)
+        return _Proof((*lines, best.line), best.artifact, best.answers, checks)
 
     def _truncation(self, checkpoint: Artifact) -> tuple[parity.Stage, ...]:
         """Untrained layers must give, to the bit, what the full model gives with the others left out."""
@@ -193,11 +177,12 @@ class Exporter:
         rows = [[row.ravel() for row in states] for states in (full, cut)]
         return (parity.compare("truncate", "truncate", rows[0], rows[1], None),)
 
-    def _golden(self, reference: list[parity.Float]) -> dict[str, Any]:
+    def _golden(self, reference: Sequence[Float], actual: Sequence[Float]) -> dict[str, Any]:
         # The first texts alone: what one request at a time must give wherever it is deployed.
         arrays: dict[str, Any] = {}
         for index in range(min(GOLDEN_TEXTS, len(self.texts))):
             arrays[f"{index}.output"] = reference[index].astype(np.float32)
+            arrays[f"{index}.answer"] = actual[index].astype(np.float32)
             arrays.update({f"{index}.{name}": array for name, array in self.feeds[index].items()})
         return arrays
 
@@ -216,11 +201,7 @@ class Exporter:
         path = self.work / name
         if path.exists():
             return Artifact.open(path)
-        try:
-            return stage.run(step, build, source, config, path)
-        finally:
-            # Graphs refer to themselves in circles, and would keep their weights until the collector happens by.
-            gc.collect()
+        return stage.run(step, build, source, config, path)
 
 
 def export(
@@ -237,6 +218,7 @@ def export(
     prune: str | Path | None = None,
     opset: int = OPSET,
     fixed: Sizes | None = None,
+    quant_drop: float = QUANT_DROP,
     force: bool = False,
     tell: Callable[[Importance], None] | None = None,
 ) -> list[Artifact]:
@@ -244,8 +226,9 @@ def export(
 
     ``keep`` and ``tell`` are :func:`kept_layers`'. ``prune`` names the data whose tokens alone stay in the vocabulary
     (see :func:`pruned`). ``fixed`` (texts, tokens) makes graphs of that one shape; longer texts are then longer than
-    the model reads. Returns the artifacts, published under ``out``. Raises UsageError for depths that do not exist or
-    folders that do, InputError for unusable checkpoints or data, CheckFailed where parity fails.
+    the model reads. ``quant_drop`` is how many points of the task metric int8 may lose on the data's dev part before
+    modules are left in float. Returns the artifacts, published under ``out``. Raises UsageError for depths that do not
+    exist or folders that do, InputError for unusable checkpoints or data, CheckFailed where parity fails.
     """
     source = open_checkpoint(model, task)
     depth = source.manifest.architecture.layers
@@ -273,7 +256,7 @@ def export(
         if prune is not None:
             source = pruned(source, read(prune, columns), work / "pruned")
         depths = [len(kept) for kept in keeps if tuple(kept) == tuple(range(len(kept)))]
-        exporter = Exporter(source, texts, texts_from, work, graph, rows, depths)
+        exporter = Exporter(source, texts, texts_from, work, graph, rows, depths, quant_drop)
         for kept, way, path in bar(jobs, "exporting"):
             done.append(exporter.export(exporter.truncated(kept), *way, path, force=force))
             log.info("exported %s (%.1f MB)", path, done[-1].manifest.bytes / 1e6)

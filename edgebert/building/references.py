@@ -12,6 +12,7 @@ from functools import cached_property
 from edgebert.artifact import Artifact
 from edgebert.judging import parity
 from edgebert.runtimes.session import Array
+from edgebert.serving.rows import Float, outputs, rows_of
 from edgebert.serving.tokens import Batch
 from edgebert.tasks import TASKS
 
@@ -26,10 +27,10 @@ class References:
         self._source, self._feeds, self._depths = source, feeds, sorted(set(depths))
         self._task = TASKS[source.manifest.task]
         # A checkpoint's precisions follow each other: the latest is asked for again.
-        self._latest: tuple[str, list[parity.Float]] = "", []
+        self._latest: tuple[str, list[Float]] = "", []
 
-    def of(self, checkpoint: Artifact) -> list[parity.Float]:
-        """One array [d] a text, as :func:`parity.outputs` has them."""
+    def of(self, checkpoint: Artifact) -> list[Float]:
+        """One array [d] a text, as :func:`~edgebert.serving.outputs` has them."""
         if self._latest[0] != checkpoint.digest:
             depth = self._own_depth(checkpoint)
             rows = self._by_depth[depth] if depth in self._depths and self._together else self._alone(checkpoint)
@@ -71,19 +72,19 @@ class References:
         keep = self.kept(checkpoint)
         return len(keep) if keep is not None and keep == list(range(len(keep))) else None
 
-    def _alone(self, checkpoint: Artifact) -> list[parity.Float]:
+    def _alone(self, checkpoint: Artifact) -> list[Float]:
         from edgebert.runtimes.reference import reference_session
 
         run = parity.runner(reference_session(checkpoint), checkpoint)
-        return parity.outputs(run, self._feeds, self._task.compared)
+        return outputs(run, self._feeds, self._task.compared)
 
     @cached_property
-    def _by_depth(self) -> dict[int, list[parity.Float]]:
+    def _by_depth(self) -> dict[int, list[Float]]:
         from edgebert.runtimes.reference import FirstLayers
 
         model = FirstLayers(self._source, self._depths)
-        found: dict[int, list[parity.Float]] = {depth: [] for depth in self._depths}
+        found: dict[int, list[Float]] = {depth: [] for depth in self._depths}
         for feed in self._feeds:
             for depth, answer in model.run(feed).items():
-                found[depth] += parity.rows_of(self._task.joined(answer), feed)
+                found[depth] += rows_of(self._task.joined(answer), feed)
         return found

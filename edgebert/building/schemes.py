@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgebert.artifact import Artifact
+from edgebert.judging.metrics import Scores, difference
 from edgebert.judging.parity import Stage
+from edgebert.serving.rows import Float
 
 log = logging.getLogger("edgebert")
 
@@ -23,17 +25,50 @@ def schemes_of(target: str, precision: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Trial:
-    """A checkpoint built in one of these: its line in the ledger, its metric on dev where that could be measured."""
+    """A checkpoint built in one of these, with the modules ``excluded`` from it.
+
+    ``line`` is its line in the ledger, ``answers`` what that was written on, ``scores`` are those on dev where it
+    could be judged by them.
+    """
 
     precision: str
     artifact: Artifact
     line: Stage
-    metric: float | None = None
+    answers: Sequence[Float]
+    scores: Scores | None = None
+    excluded: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> float | None:
+        """The task metric on dev, a fraction; None where that could not be measured."""
+        return None if self.scores is None else self.scores.metric_value().value
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
     """The trial that keeps the task best: by its metric on dev, then by its mean error; one that parity admits."""
     return max(trials, key=lambda trial: (trial.line.ok, trial.metric or 0.0, -trial.line.mean_abs_error))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What int8 costs on dev against fp32, in points of the task metric (negative: lost), with the paired interval."""
+
+    metric: str
+    points: float
+    low: float
+    high: float
+
+    def exceeds(self, most: float) -> bool:
+        """Whether more than ``most`` points are lost, beyond what chance explains: the whole interval lies there."""
+        return self.high < -most
+
+
+def loss_of(trial: Trial, exact: Scores | None) -> Loss | None:
+    """None where the data cannot judge."""
+    if trial.scores is None or exact is None:
+        return None
+    found = difference(trial.scores, exact)
+    return Loss(found.name, 100 * found.value, 100 * found.low, 100 * found.high)
 
 
 def told(trials: Sequence[Trial], best: Trial) -> list[dict[str, Any]]:

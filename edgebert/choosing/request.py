@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgebert.artifact import Artifact
+from edgebert.building.lowering import QUANT_DROP
 from edgebert.choosing.budget import Budget
 from edgebert.judging.latency import BenchConfig
 from edgebert.shaping.depth import KEEP_FIRST
@@ -22,7 +23,8 @@ class FitRequest:
 
     ``keep`` says which layers a depth has, as ``layers_to_keep`` reads it. ``student`` are the training settings of
     students, ``teacher`` those in which the teacher's differ from its recipe; ``init_from`` is a checkpoint whose
-    layers the students start from instead of the model's own. ``remeasure`` is how often latencies are measured
+    layers the students start from instead of the model's own. ``quant_drop`` is how many points int8 may lose on dev.
+    ``remeasure`` is how often latencies are measured
     again while the machine is not calm.
     """
 
@@ -40,6 +42,7 @@ class FitRequest:
     bench: BenchConfig = field(default_factory=BenchConfig)
     columns: dict[str, str] = field(default_factory=dict)
     init_from: str | None = None
+    quant_drop: float = QUANT_DROP
     exhaustive: bool = False
     remeasure: int = 2
     seed: int = 0

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebert import build, stage
 from edgebert.artifact import Artifact, problem_of
+from edgebert.building.lowering import QUANT_DROP
 from edgebert.child import ChildDied, ChildFailed
 from edgebert.choosing.candidate import Candidate, Report
 from edgebert.choosing.journal import Journal
@@ -139,6 +140,7 @@ def _inputs(request: FitRequest, data: Data, source: Artifact) -> dict[str, Any]
         "model": source.digest, "data": data.digest, "init-from": base, "versions": versions(),
         # None, as in folders of an edgebert that knew no other.
         "keep": None if request.keep == KEEP_FIRST else request.keep,
+        "quant-drop": None if request.quant_drop == QUANT_DROP else request.quant_drop,
         "training": stage.settings_of(request.student),
         "teacher training": stage.settings_of(request.teacher_config(source, data.labels)),
         "bench": stage.settings_of(request.bench), "seed": request.seed,

@@ -109,7 +109,9 @@ class Workshop:
     def _exporter(self) -> build.Exporter:
         """Exports every depth from one trace, verified on train texts."""
         work = self.folder / "work" / "stages"
-        return build.Exporter(self.start, *parity.ledger_texts(self.data), work, data=self.data)
+        texts, told = parity.ledger_texts(self.data)
+        drop = self.request.quant_drop
+        return build.Exporter(self.start, texts, told, work, data=self.data, quant_drop=drop)
 
     # -- training ------------------------------------------------------------------------------------
 

@@ -80,6 +80,7 @@ def entry_of(artifact: Artifact) -> Document:
     help="Make the graph of one shape, such as 1x128 (texts x tokens) [default: any].",
 )
 @click.option("--opset", type=click.IntRange(OPSETS[0], OPSETS[-1]), default=OPSET, help="ONNX operator set.")
+@flags.quant_drop
 @flags.prune
 @flags.out("Folder for the artifacts, each in its own subfolder.")
 @flags.force
@@ -94,6 +95,7 @@ def run(
     task: str,
     fixed: tuple[int, int] | None,
     opset: int,
+    quant_drop: float,
     prune_vocab: str | None,
     out: Path,
     force: bool,
@@ -104,7 +106,7 @@ def run(
     told = Told()
     artifacts = build.export(
         model, layers, target, precision, out,
-        keep=keep, data=data, columns=columns, task=task, prune=prune_vocab, opset=opset, fixed=fixed, force=force,
-        tell=told,
+        keep=keep, data=data, columns=columns, task=task, prune=prune_vocab, opset=opset, fixed=fixed,
+        quant_drop=quant_drop, force=force, tell=told,
     )  # fmt: skip
     return {"artifacts": [entry_of(artifact) for artifact in artifacts], **told.document}

@@ -26,6 +26,7 @@ from edgebert.machine import readable
 @flags.keep
 @flags.targets("cpu")
 @flags.precisions("fp32,int8")
+@flags.quant_drop
 @flags.bench
 @flags.training
 @click.option(
@@ -52,6 +53,7 @@ def run(
     keep: str,
     target: tuple[str, ...],
     precision: tuple[str, ...],
+    quant_drop: float,
     threads: int | None,
     batch_size: int,
     rounds: int,
@@ -77,7 +79,7 @@ def run(
     request = FitRequest(
         model=model, data=data, folder=out, budget=limit, max_drop=max_drop, layers=layers, keep=keep,
         targets=target, precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive,
-        remeasure=remeasure, seed=seed,
+        quant_drop=quant_drop, remeasure=remeasure, seed=seed,
         student=TrainConfig(seed=seed, **chosen), teacher={**shared, "seed": seed},
         bench=BenchConfig(batch_size=batch_size, seq_len=seq_len, threads=threads, rounds=rounds, seed=seed),
         command=readable(shlex.join(["edgebert", *sys.argv[1:]])),

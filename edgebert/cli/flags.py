@@ -148,6 +148,16 @@ def precisions(default: str) -> Callable[[F], F]:
     return click.option("--precision", type=NAMES, default=default, help=text)
 
 
+def quant_drop(function: F) -> F:
+    """``--quant-drop``: what int8 may cost before some of it stays in float."""
+    return click.option(
+        "--quant-drop",
+        type=click.FloatRange(0, 100),
+        default=0.5,
+        help="Points int8 may lose on dev, beyond chance, before the fewest modules that mend it stay in float.",
+    )(function)
+
+
 def budget(function: F) -> F:
     """``--budget`` and ``--max-drop``: what a pick must keep to."""
     function = click.option(

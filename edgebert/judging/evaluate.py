@@ -48,8 +48,8 @@ def evaluate(model: Model, rows: Sequence[Row], reference: Model | None = None) 
     return judge(model, rows) if judge else _encoded(model, rows, reference)
 
 
-def score_on_dev(artifact: Artifact, data: Data) -> float | None:
-    """The task metric of an artifact on data's dev part; None where the data cannot judge it."""
+def scores_on_dev(artifact: Artifact, data: Data) -> Scores | None:
+    """What an artifact's task metric on data's dev part is computed from; None where the data cannot judge it."""
     manifest = artifact.manifest
     problem = problem_of(manifest)
     matched = match_labels(data, manifest.labels, problem.data) if manifest.labels else data
@@ -59,7 +59,7 @@ def score_on_dev(artifact: Artifact, data: Data) -> float | None:
     if matched is None or not judged:
         return None
     with load(artifact.path) as model:
-        return evaluate(model, matched.dev).metric_value().value
+        return evaluate(model, matched.dev)
 
 
 def _encoded(model: Model, rows: Sequence[Row], reference: Model | None) -> Scores:

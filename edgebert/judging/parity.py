@@ -18,40 +18,24 @@ from edgebert.judging.evaluate import text_of
 from edgebert.judging.metrics import cosine_rows
 from edgebert.registry import target_named
 from edgebert.runtimes.session import Session, SessionConfig
+from edgebert.serving.rows import Float, Run, outputs
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
 from edgebert.tasks import TASKS, Task
+from edgebert.tolerances import TOLERANCES, Tolerance
 from edgebert.training.data import Data, sample_texts
 
-Float = npt.NDArray[np.floating]
-Run = Callable[[Batch], Float]
 # The outputs of a text [d] laid out as decisions [n, choices], of which the largest counts.
 Choices = Callable[[Float], Float]
 
 _BATCH = 8
+# Rows of a batch that are also run alone.
+_SINGLE = 4
 # Two outputs that are closer than this are a tie.
 _TIE = 1e-3
 # Texts that the ledger is written on.
 PARITY_TEXTS = 48
 # How many of the sample's shortest texts stand for questions.
 _SHORT = 7
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """What a step may change. ``max_abs_error`` is a share of the reference's largest magnitude (at least 1)."""
-
-    max_abs_error: float
-    cosine: float
-    label_agreement: float
-
-
-# fp32: another order of summation. int8: docs/decisions/004-parity-tolerances.md has the measurements.
-TOLERANCES = {
-    "truncate": Tolerance(0.0, 1.0 - 1e-12, 1.0),
-    "fp32": Tolerance(1e-4, 1.0 - 1e-6, 1.0),
-    "bf16": Tolerance(0.1, 0.999, 0.95),
-    "int8": Tolerance(0.5, 0.97, 0.9),
-}
 
 
 @dataclass(frozen=True)
@@ -77,14 +61,48 @@ class Stage:
 def feeds(tokenizer: TextTokenizer, texts: Sequence[Text]) -> list[Batch]:
     """Every text alone, then all of them in right-padded batches of about eight, short with long.
 
-    The last batch is one of these again, padded on the left and with holes.
+    Then the first rows of the first of these batches one by one, as they are padded there; and that batch once more,
+    padded on the left and with holes.
     """
     tokens = tokenizer.encode(texts)
     alone = [tokenizer.collate([item]) for item in tokens]
-    count = -(-len(tokens) // _BATCH)
-    # Every count-th text: texts come sorted by length, and batches of one length have no padding.
-    padded = [tokenizer.collate(tokens[i::count]) for i in range(count)]
-    return [*alone, *padded, unusual(padded[0])]
+    # Every so manieth text: texts come sorted by length, and batches of one length have no padding.
+    padded = [tokenizer.collate(tokens[i :: _batches(len(tokens))]) for i in range(_batches(len(tokens)))]
+    rows = range(min(_SINGLE, len(padded[0]["input_ids"])))
+    single = [{name: array[row : row + 1] for name, array in padded[0].items()} for row in rows]
+    return [*alone, *padded, *single, unusual(padded[0])]
+
+
+def padded_part(texts: int) -> tuple[slice, slice]:
+    """Where the right-padded batches are among :func:`feeds` of so many texts, and their rows among the outputs."""
+    return slice(texts, texts + _batches(texts)), slice(texts, 2 * texts)
+
+
+def _batches(texts: int) -> int:
+    return -(-texts // _BATCH)
+
+
+@dataclass(frozen=True)
+class Invariance:
+    """How far the outputs of a text move, at most and absolute: by ``padding`` alone, and by ``neighbours`` besides.
+
+    ``largest`` is the largest magnitude among the outputs.
+    """
+
+    padding: float
+    neighbours: float
+    largest: float
+
+
+def invariance(answers: Sequence[Float], texts: int) -> Invariance:
+    """What padding and neighbours do to outputs, from those on :func:`feeds` of so many texts."""
+    alone = answers[: texts : _batches(texts)][:_SINGLE]
+    together, single = answers[texts : texts + len(alone)], answers[2 * texts : 2 * texts + len(alone)]
+    return Invariance(_apart(alone, single), _apart(single, together), _apart(answers, [0.0 * row for row in answers]))
+
+
+def _apart(some: Sequence[Float], others: Sequence[Float]) -> float:
+    return max(float(np.abs(one - other).max(initial=0.0)) for one, other in zip(some, others, strict=True))
 
 
 def unusual(batch: Batch) -> Batch:
@@ -98,25 +116,6 @@ def unusual(batch: Batch) -> Batch:
         else:
             mask[row, 2::3] = 0
     return changed
-
-
-def outputs(run: Run, batches: Sequence[Batch], most: int | None = None) -> list[Float]:
-    """One array [d] a text: its outputs, or those of its visible tokens end to end, of ``most`` spread evenly."""
-    return [row for feed in batches for row in rows_of(run(feed), feed, most)]
-
-
-def rows_of(result: Float, feed: Batch, most: int | None = None) -> list[Float]:
-    """The same of one batch's ``result``."""
-    return [
-        row if row.ndim == 1 else _spread(row[mask.astype(bool)], most).ravel()
-        for row, mask in zip(result, feed["attention_mask"], strict=True)
-    ]
-
-
-def _spread(rows: Float, most: int | None) -> Float:
-    if most is None or len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
 
 
 def choices_of(manifest: Manifest) -> Choices | None:

@@ -12,9 +12,10 @@ from edgebert.artifact import Artifact, problem_of
 from edgebert.errors import UsageError
 from edgebert.judging import parity
 from edgebert.judging.evaluate import evaluate
-from edgebert.judging.golden import read_golden
 from edgebert.judging.metrics import Metric, whole_metric
-from edgebert.serving.model import Model, load
+from edgebert.serving.golden import read_golden
+from edgebert.serving.model import Model, open_model
+from edgebert.serving.rows import Run, outputs
 from edgebert.serving.tokens import TextTokenizer
 from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.tasks import TASKS
@@ -33,7 +34,7 @@ def verify(
     """
     opened = Artifact.open(artifact)
     rows = read(data, columns) if data is not None else None
-    with load(artifact) as model:
+    with open_model(artifact) as model:
         stages = [_golden_stage(opened, model.run)]
         if reference is not None:
             stages.append(_reference_stage(opened, model.run, open_checkpoint(reference), rows))
@@ -56,13 +57,13 @@ def _metric(model: Model, data: Data) -> Metric | None:
     return whole_metric(evaluate(model, data.test))
 
 
-def _golden_stage(artifact: Artifact, run: parity.Run) -> parity.Stage:
+def _golden_stage(artifact: Artifact, run: Run) -> parity.Stage:
     golden = read_golden(artifact)
-    actual = parity.outputs(run, golden.feeds, TASKS[artifact.manifest.task].compared)
+    actual = outputs(run, golden.feeds, TASKS[artifact.manifest.task].compared)
     return parity.compare("golden", _kind(artifact), golden.expected, actual, parity.choices_of(artifact.manifest))
 
 
-def _reference_stage(artifact: Artifact, run: parity.Run, checkpoint: Artifact, rows: Data | None) -> parity.Stage:
+def _reference_stage(artifact: Artifact, run: Run, checkpoint: Artifact, rows: Data | None) -> parity.Stage:
     from edgebert.runtimes.reference import reference_session
 
     if checkpoint.manifest.architecture != artifact.manifest.architecture:
@@ -74,8 +75,8 @@ def _reference_stage(artifact: Artifact, run: parity.Run, checkpoint: Artifact, 
         )
     task = TASKS[artifact.manifest.task]
     feeds = parity.feeds(TextTokenizer(artifact), parity.ledger_texts(rows, task)[0])
-    expected = parity.outputs(parity.runner(reference_session(checkpoint), checkpoint), feeds, task.compared)
-    actual = parity.outputs(run, feeds, task.compared)
+    expected = outputs(parity.runner(reference_session(checkpoint), checkpoint), feeds, task.compared)
+    actual = outputs(run, feeds, task.compared)
     return parity.compare("reference", _kind(artifact), expected, actual, parity.choices_of(artifact.manifest))
 
 

@@ -80,7 +80,7 @@ def opened(path: Path, target: str | None = None) -> tuple[Artifact, Choice | No
         return Artifact.open(path), None
     passed_over: dict[str, str] = {}
     for place, offer in enumerate(offers):
-        reason = _obstacle(offer.artifact.manifest, target)
+        reason = obstacle(offer.artifact.manifest, target)
         if reason is None:
             passed_over |= {later.name: later.why for later in offers[place + 1 :]}
             return offer.artifact, Choice(path, offer.why, passed_over)
@@ -117,22 +117,23 @@ def _check_one_model(path: Path, manifests: Sequence[Manifest]) -> None:
         raise InputError(f"artifacts of several models ({', '.join(models)})", str(path), "load one of them")
 
 
-def _obstacle(manifest: Manifest, target: str | None) -> str | None:
+def obstacle(manifest: Manifest, target: str | None) -> str | None:
     """Why an artifact cannot run here, or not on ``target``; None where nothing is known against it."""
     if target is not None and manifest.target != target:
         return f"made for target {manifest.target}"
     try:
-        target_named(manifest.target).resolve()
+        found = target_named(manifest.target)
+        found.resolve()
     except EdgebertError as error:
         return str(error)
     if manifest.precision == "bf16" and not has_bf16():
         return "this CPU does not compute in bf16"
-    if _with_int8_dot(manifest) and not has_int8_dot():
+    if _for_int8_dot(manifest) and not has_int8_dot() and not found.unsaturated:
         return "its int8 products would saturate: it was made for a CPU with VNNI, or dot products on Arm"
     return None
 
 
-def _with_int8_dot(manifest: Manifest) -> bool:
+def _for_int8_dot(manifest: Manifest) -> bool:
     """Whether an int8 graph was made where products do not saturate: its weights then have the whole range."""
     names = manifest.needs.get("isa")
     return manifest.precision.startswith("int8") and isinstance(names, list) and has_int8_dot(names)

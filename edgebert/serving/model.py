@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebert.artifact import Artifact, Pooling, problem_of, width_of
-from edgebert.errors import InputError, ItemError, UsageError
+from edgebert.errors import EdgebertError, InputError, ItemError, UsageError
 from edgebert.families import FAMILIES
 from edgebert.files import private_folder
 from edgebert.graph_guard import EXTERNAL, GRAPH
@@ -23,6 +23,7 @@ from edgebert.serving.answers import READERS, Float, Found, Prediction, normaliz
 from edgebert.serving.blanks import Blank, Guess, likeliest
 from edgebert.serving.choice import Choice, opened
 from edgebert.serving.entities import Entity, entities_of, word_labels
+from edgebert.serving.golden import prove
 from edgebert.serving.questions import Answer, answer_of
 from edgebert.serving.tokens import Batch, Overflow, Text, TextTokenizer, Tokens, batches
 from edgebert.spans import Place, joined
@@ -64,9 +65,30 @@ def load(
     for, tokens are tagged where most stands around them, and of answers to questions the best counts. Unless it is
     said, texts are cut, and contexts of questions read in windows.
 
-    Raises InputError for a folder that is no sound artifact, EnvironmentMissing where the target cannot
-    run here or others can write to ``cache_dir``.
+    The artifact first proves itself on its golden vectors: what it answers here must be what it answered where it was
+    made. Raises InputError for a folder that is no sound artifact, EnvironmentMissing where the target cannot
+    run here or others can write to ``cache_dir``, CheckFailed where answers are others.
     """
+    model = open_model(path, target, threads, max_length, cache_dir, trust_engine, overflow)
+    try:
+        artifact = model.artifact
+        prove(artifact, model.run, same_engine=target in (None, artifact.manifest.target))
+    except EdgebertError:
+        model.close()
+        raise
+    return model
+
+
+def open_model(
+    path: str | os.PathLike[str],
+    target: str | None = None,
+    threads: int | None = None,
+    max_length: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    trust_engine: bool = False,
+    overflow: Overflow | None = None,
+) -> Model:
+    """:func:`load`, for those who judge what it answers themselves: golden vectors are not asked."""
     cache = None if cache_dir is None else private_folder(Path(cache_dir))
     artifact, choice = opened(Path(path), target)
     chosen = _target(artifact, target)

@@ -1,9 +1,14 @@
-"""Golden vectors: a few token arrays and the reference's outputs, read without believing the archive."""
+"""Golden vectors: a few token arrays, what PyTorch gave for them, and what the artifact itself gave where it was made.
+
+By the second an artifact proves itself where it is opened: another CPU may compute the same graph otherwise, as x86
+without VNNI does where sums of 8-bit products saturate (onnxruntime#5849). Read without believing the archive.
+"""
 
 from __future__ import annotations
 
 import io
 import math
+import statistics
 import zipfile
 from dataclasses import dataclass
 from tokenize import TokenError
@@ -13,9 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebert.artifact import Artifact
-from edgebert.errors import InputError
+from edgebert.errors import CheckFailed, InputError
 from edgebert.exporters.seal import GOLDEN
+from edgebert.serving.rows import Float, Run, outputs
 from edgebert.serving.tokens import Batch
+from edgebert.tasks import TASKS
+from edgebert.tolerances import tolerance_of
 
 _MOST_ARRAYS = 1000
 _DTYPES = ("int64", "float32")
@@ -25,10 +33,49 @@ _UNREADABLE = (ValueError, KeyError, EOFError, RuntimeError, MemoryError, Syntax
 
 @dataclass(frozen=True)
 class Golden:
-    """Batches of tokens, and for each the output that the reference gave."""
+    """Batches of one text each, for each the output [d] that PyTorch gave, and that the artifact gave when it was made.
+
+    ``answers`` is empty in artifacts that do not tell.
+    """
 
     feeds: list[Batch]
-    expected: list[npt.NDArray[Any]]
+    expected: list[Float]
+    answers: list[Float]
+
+
+def prove(artifact: Artifact, run: Run, *, same_engine: bool) -> None:
+    """Raise CheckFailed where an artifact does not answer here as it did where it was made.
+
+    On the ``same_engine`` only the order of summation may be another. In int8 that lets a value fall on the other side
+    of a half once in a while, and moves one text; sums that saturate move them all: so the mean over the texts counts.
+    On any engine PyTorch's outputs must be met within the precision's tolerance. An artifact without golden vectors, as
+    stages make it, has nothing to prove.
+    """
+    if not artifact.has(GOLDEN):
+        return
+    golden, tolerance = read_golden(artifact), tolerance_of(artifact.manifest.precision)
+    actual = outputs(run, golden.feeds, TASKS[artifact.manifest.task].compared)
+    largest = max(1.0, *(float(np.abs(row).max(initial=0.0)) for row in golden.expected))
+    _require(artifact, "PyTorch's", max(_apart(golden.expected, actual)), tolerance.max_abs_error * largest)
+    if same_engine and golden.answers:
+        mean = statistics.fmean(_apart(golden.answers, actual))
+        _require(artifact, "its own, on the mean", mean, tolerance.elsewhere * largest)
+
+
+def _require(artifact: Artifact, whose: str, error: float, allowed: float) -> None:
+    if error > allowed:
+        what = f"answers {error:.3g} away from the golden vectors ({whose}), where {allowed:.3g} is allowed"
+        raise CheckFailed(what, str(artifact.path), "export it on this machine, or use --precision fp32")
+
+
+def _apart(expected: list[Float], actual: list[Float]) -> list[float]:
+    """The largest difference of each text; infinite where there is none that means anything."""
+
+    def most(row: Float, other: Float) -> float:
+        sound = row.shape == other.shape and bool(np.isfinite(other).all())
+        return float(np.abs(other - row).max(initial=0.0)) if sound else math.inf
+
+    return [most(row, other) for row, other in zip(expected, actual, strict=True)]
 
 
 def read_golden(artifact: Artifact) -> Golden:
@@ -40,10 +87,13 @@ def read_golden(artifact: Artifact) -> Golden:
         count = sum(name.endswith(".output") for name in arrays)
         feeds = [{name: arrays[f"{i}.{name}"] for name in names} for i in range(count)]
         expected = [arrays[f"{i}.output"] for i in range(count)]
+        answers = [arrays[name] for i in range(count) if (name := f"{i}.answer") in arrays]
         _check(artifact, feeds, expected)
+        if [row.shape for row in answers] not in ([], [row.shape for row in expected]):
+            raise ValueError("answers of another shape than outputs")
     except _UNREADABLE as error:
         raise InputError(f"unusable golden vectors ({error})", where, "export the artifact again") from None
-    return Golden(feeds, expected)
+    return Golden(feeds, expected, answers)
 
 
 def _check(artifact: Artifact, feeds: list[Batch], expected: list[npt.NDArray[Any]]) -> None:
