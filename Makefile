@@ -67,7 +67,7 @@ $(SERVING)/.ready: benchmarks/serving_fastembed.txt pyproject.toml constraints.t
 	@echo "environments of edgebert and fastembed in $(SERVING)"
 	@for name in edgebert fastembed; do $(PYTHON) -m venv --clear $(SERVING)/$$name; done
 	@$(subst $(VENV),$(SERVING)/edgebert,$(PIP)) -c constraints.txt -e '.[cpu,serve]' packaging
-	@$(subst $(VENV),$(SERVING)/fastembed,$(PIP)) -r benchmarks/serving_fastembed.txt packaging
+	@$(subst $(VENV),$(SERVING)/fastembed,$(PIP)) -r benchmarks/serving_fastembed.txt
 	@$(INTEROP_PIP) -c constraints.txt fastapi uvicorn
 	@for name in sentence-transformers optimum; do ln -sfn ../$(INTEROP)/env $(SERVING)/$$name; done
 	@touch $@

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,16 +42,14 @@ class Server:
 
     def ask(self, path: str, body: object = None) -> Reply:
         """One request on a connection of its own: GET, or POST where there is a body."""
-        connection = self.connect()
-        send(connection, path, body)
-        reply = receive(connection)
-        connection.close()
-        return reply
+        with closing(self.connect()) as connection:
+            send(connection, path, body)
+            return receive(connection)
 
-    def terminate(self) -> int:
-        """Ask it to end, and wait until it has."""
+    def terminate(self) -> None:
+        """Ask it to end, and wait until it has: in peace, after which uvicorn lets the signal do its work."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(SECONDS)
+        assert self.process.wait(SECONDS) in (0, -signal.SIGTERM)
 
 
 def send(connection: http.client.HTTPConnection, path: str, body: object = None) -> None:

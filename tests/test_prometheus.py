@@ -18,9 +18,9 @@ from edgebert.serving.traffic import Tally
 
 
 def scraped(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
-    """Every sample by its name and the values of its labels."""
+    """Every sample by its name, its model and its other label."""
     families = text_string_to_metric_families(generate_latest(registry).decode())
-    return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+    return {(s.name, s.labels.pop("model"), *s.labels.values()): s.value for family in families for s in family.samples}
 
 
 def test_what_is_scraped_is_what_the_batcher_counts(exports: Exports) -> None:

@@ -167,7 +167,12 @@ def test_the_engines_arrays_are_not_copied(classifier: Model, monkeypatch: pytes
     given: list[Any] = []
     session: Any = classifier._session
     run = session.run
-    monkeypatch.setattr(session, "run", lambda feed: given.append(run(feed)) or given[-1])
+
+    def keep(feed: Any) -> Any:
+        given.append(run(feed))
+        return given[-1]
+
+    monkeypatch.setattr(session, "run", keep)
     found = classifier.run(classifier.tokenizer.collate(classifier.tokenize(TEXTS[:3])))
     assert found is given[0]["logits"]
 
