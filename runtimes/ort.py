@@ -19,6 +19,9 @@ from edgebert.runtimes.fixed import to_its_shape
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked
 
 _PROVIDER = "CPUExecutionProvider"
+# What ONNX Runtime would fuse at load and then computes more slowly than the parts, an element at a time:
+# docs/decisions/016-what-stands-around-the-products.md.
+SLOW_FUSIONS = ("SkipLayerNormFusion",)
 
 
 def open(artifact: Artifact, config: SessionConfig) -> Session:
@@ -60,7 +63,9 @@ def _engine(artifact: Artifact, config: SessionConfig) -> Any:
     if weights is not None:
         options.add_external_initializers_from_files_in_memory([EXTERNAL], [weights], [len(weights)])
     with _refusals("the graph", artifact, "export it again"):
-        engine = onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
+        engine = onnxruntime.InferenceSession(
+            model, options, providers=[_PROVIDER], disabled_optimizers=list(SLOW_FUSIONS)
+        )
     if engine.get_providers()[:1] != [_PROVIDER]:
         raise EnvironmentMissing(f"{_PROVIDER} is not available", "onnxruntime", "install onnxruntime")
     return engine
