@@ -25,7 +25,7 @@ from common import heading, spread
 
 from edgebert.artifact import Artifact
 from edgebert.exporters.graph import MODEL, save_graph
-from edgebert.runtimes.ort import SLOW_FUSIONS
+from edgebert.runtimes.ort import unwanted_fusions
 
 SHAPES = ((1, 16), (1, 128), (8, 32))
 CALLS, WARM = 40, 10
@@ -67,7 +67,7 @@ def _compare(path: Path, threads: int, rounds: int) -> None:
 def _medians(path: Path, way: str, threads: int) -> list[float]:
     """Milliseconds of a call at each of the shapes."""
     artifact = Artifact.open(path)
-    session = WAYS[way](artifact.path / MODEL, threads)
+    session = WAYS[way](path, threads)
     names, generator = [spec.name for spec in artifact.manifest.inputs], np.random.default_rng(0)
     found = []
     for shape in SHAPES:
@@ -84,16 +84,18 @@ def _call(session: Any, feed: Mapping[str, Any]) -> float:
     return time.perf_counter() - start
 
 
-def _session(model: Path, threads: int, fused: str = "") -> Any:
+def _session(artifact: Path, threads: int, fused: str = "", graph: Path | None = None) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    slow = [name for name in SLOW_FUSIONS if name != fused]
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=slow)
+    precision = Artifact.open(artifact).manifest.precision
+    off = [name for name in unwanted_fusions(precision) if name != fused]
+    model = artifact / MODEL if graph is None else graph
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=off)
 
 
-def _exporters_gelu(model: Path, threads: int) -> Any:
+def _exporters_gelu(artifact: Path, threads: int) -> Any:
     """The artifact with its GELUs as PyTorch's exporter writes them: ``x * (0.5 * (1 + erf))``."""
-    loaded = ir.load(model)
+    loaded = ir.load(artifact / MODEL)
     for node in loaded.graph:
         if node.op_type == "Erf":
             (add,) = (use.node for use in node.outputs[0].uses())
@@ -105,12 +107,12 @@ def _exporters_gelu(model: Path, threads: int) -> Any:
             product.replace_input_with(1, scaled.outputs[0])
     with tempfile.TemporaryDirectory() as folder:
         save_graph(loaded, Path(folder))
-        return _session(Path(folder) / MODEL, threads)
+        return _session(artifact, threads, graph=Path(folder) / MODEL)
 
 
 WAYS: Mapping[str, Callable[[Path, int], Any]] = {
     AS_IT_RUNS: _session,
-    "SkipLayerNormalization taken apart": lambda model, threads: _session(model, threads, "SkipLayerNormFusion"),
+    "SkipLayerNormalization taken apart": lambda path, threads: _session(path, threads, "SkipLayerNormFusion"),
     "GELU in the engine's order": _exporters_gelu,
 }
 

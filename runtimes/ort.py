@@ -21,7 +21,9 @@ from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, check
 _PROVIDER = "CPUExecutionProvider"
 # What ONNX Runtime would fuse at load and then computes more slowly than the parts, an element at a time:
 # docs/decisions/016-what-stands-around-the-products.md.
-SLOW_FUSIONS = ("SkipLayerNormFusion",)
+_SLOW = ("SkipLayerNormFusion",)
+# Makes a float product and a sum one, before the product could become an integer one (static int8 of a fixed shape).
+_GREEDY = ("MatMulAddFusion",)
 
 
 def open(artifact: Artifact, config: SessionConfig) -> Session:
@@ -64,11 +66,16 @@ def _engine(artifact: Artifact, config: SessionConfig) -> Any:
         options.add_external_initializers_from_files_in_memory([EXTERNAL], [weights], [len(weights)])
     with _refusals("the graph", artifact, "export it again"):
         engine = onnxruntime.InferenceSession(
-            model, options, providers=[_PROVIDER], disabled_optimizers=list(SLOW_FUSIONS)
+            model, options, providers=[_PROVIDER], disabled_optimizers=unwanted_fusions(artifact.manifest.precision)
         )
     if engine.get_providers()[:1] != [_PROVIDER]:
         raise EnvironmentMissing(f"{_PROVIDER} is not available", "onnxruntime", "install onnxruntime")
     return engine
+
+
+def unwanted_fusions(precision: str) -> list[str]:
+    """What ONNX Runtime must not do with a graph of this precision."""
+    return [*_SLOW, *(_GREEDY if precision.startswith("int8") else ())]
 
 
 def _options(artifact: Artifact, config: SessionConfig) -> Any:

@@ -17,7 +17,7 @@ from tiny import Exports
 
 from edgebert.exporters.gelu import order_gelu
 from edgebert.exporters.graph import MODEL
-from edgebert.runtimes.ort import SLOW_FUSIONS
+from edgebert.runtimes.ort import unwanted_fusions
 
 LAYERS = 2
 # Heads with a GELU of their own.
@@ -34,7 +34,7 @@ def test_a_gelu_is_one_operator_in_the_graph_that_runs(
     options.log_severity_level = 3
     model = exports.artifact(family, task, LAYERS, precision).path / MODEL
     onnxruntime.InferenceSession(
-        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(SLOW_FUSIONS)
+        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted_fusions(precision)
     )
     found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
     assert found["Gelu"] + found["BiasGelu"] == LAYERS + ((family, task) in IN_HEAD)
