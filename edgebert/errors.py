@@ -100,6 +100,7 @@ _EXTRA_OF = {
     "onnxscript": "build",
     "jinja2": "report",
     "matplotlib": "report",
+    "prometheus_client": "serve",
 }
 
 

@@ -16,12 +16,16 @@ from edgebert.errors import EnvironmentMissing, UsageError, missing_package
 
 @dataclass(frozen=True)
 class Target:
-    """Where an artifact runs. ``runtime`` is ``module:function``, imported only when used."""
+    """Where an artifact runs. ``runtime`` is ``module:function``, imported only when used.
+
+    ``unsaturated``: sums of 8-bit products are right on every CPU, also those of weights that were made for VNNI.
+    """
 
     name: str
     runtime: str
     package: str
     precisions: tuple[str, ...]
+    unsaturated: bool = False
 
     def resolve(self) -> Any:
         """The runtime's ``open`` function. Raises EnvironmentMissing naming the extra to install."""
@@ -34,7 +38,13 @@ class Target:
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
-        Target("cpu", "edgebert.runtimes.ort:open", "onnxruntime", ("fp32", "int8", "int8-dynamic", "int8-static")),
+        Target(
+            "cpu",
+            "edgebert.runtimes.ort:open",
+            "onnxruntime",
+            ("fp32", "int8", "int8-dynamic", "int8-static"),
+            unsaturated=True,
+        ),
         Target("openvino", "edgebert.runtimes.ov:open", "openvino", ("fp32", "bf16", "int8", "int8-static")),
         Target("torch", "edgebert.runtimes.reference:open", "torch", ("fp32",)),
     )

@@ -1,4 +1,4 @@
-"""Long contexts in windows that overlap: which tokens of a question and its context each of them holds."""
+"""Long texts in windows that overlap: which tokens of a text, or of a question and its context, each of them holds."""
 
 from __future__ import annotations
 
@@ -43,6 +43,22 @@ def windows_of(sequences: Sequence[int | None], most: int, *, pair: bool = True)
     starts = range(0, max(1, len(context) - overlap), max(1, width - overlap))
     found = [_window(before, context[start : start + width], after, start) for start in starts]
     return found, len(asked) < len(question)
+
+
+def shares_of(windows: Sequence[Window]) -> list[tuple[int, int]]:
+    """For each window the places in it, from first to before the last, of the tokens that it speaks for.
+
+    What stands in two windows is parted in the middle: a token goes to the one that shows more around it, and
+    every token of the text to one. ``windows`` are at least two, each of which begins in the one before.
+    """
+    starts = [next(number for number in window.numbers if number is not None) for window in windows]
+    ends = [1 + max(number for number in window.numbers if number is not None) for window in windows]
+    parted = [(start + end + 1) // 2 for start, end in zip(starts[1:], ends, strict=False)]
+    bounds = zip(windows, starts, [0, *parted], [*parted, ends[-1]], strict=True)
+    return [
+        (window.numbers.index(start) + first - start, window.numbers.index(start) + last - start)
+        for window, start, first, last in bounds
+    ]
 
 
 def places_in(context: str, window: Window, offsets: Sequence[Place]) -> tuple[Place, ...]:

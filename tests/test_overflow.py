@@ -6,15 +6,20 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import MAX_LENGTH, PEAK, TASKS, Exports
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import FAMILIES, MAX_LENGTH, PEAK, TASKS, Exports
 
 from edgebert.errors import InputError, ItemError, UsageError
 from edgebert.serving.model import Model, averaged, load
-from edgebert.serving.tokens import MAX_CHARACTERS, MAX_ITEMS, Overflow, Tokens
+from edgebert.serving.tokens import MAX_CHARACTERS, MAX_ITEMS, Overflow, TextTokenizer, Tokens
+from edgebert.windows import Window, shares_of, windows_of
 
 # Two special tokens leave room for this many words.
 WINDOW = MAX_LENGTH - 2
@@ -61,12 +66,24 @@ def test_a_long_text_is_an_error_where_that_is_asked_for(exports: Exports, text:
         assert len(model.predict(["film"])) == 1
 
 
-def test_chunks_are_consecutive_windows_averaged_by_tokens(exports: Exports) -> None:
+# As many tokens stand in two windows: half of one, where that is less than windows.OVERLAP.
+STEP = WINDOW - WINDOW // 2
+
+
+def parts_of(words: Sequence[str]) -> list[tuple[int, int]]:
+    """From which to before which word each window reads, by hand."""
+    starts = range(0, len(words) - WINDOW + STEP, STEP)
+    return [(start, min(start + WINDOW, len(words))) for start in starts]
+
+
+def test_chunks_overlap_and_are_averaged_by_tokens(exports: Exports) -> None:
     words = LONG.split()
-    parts = [" ".join(words[start : start + WINDOW]) for start in range(0, len(words), WINDOW)]
-    weights = np.array([len(part.split()) for part in parts], dtype=np.float32)
+    parts = parts_of(words)
+    texts = [" ".join(words[start:end]) for start, end in parts]
+    middles = [(start + end + 1) // 2 for (start, _), (_, end) in zip(parts[1:], parts, strict=False)]
+    weights = np.diff(np.array([0, *middles, len(words)])).astype(np.float32)
     with classifier(exports, "chunk") as model:
-        expected = (model.logits(parts) * weights[:, None]).sum(0) / weights.sum()
+        expected = (model.logits(texts) * weights[:, None]).sum(0) / weights.sum()
         np.testing.assert_allclose(model.logits(["film", LONG, "good"])[1], expected, atol=1e-5)
         first, long = model.predict(["film", LONG])
         assert (first.chunks, long.chunks, long.truncated) == (1, len(parts), False)
@@ -74,23 +91,92 @@ def test_chunks_are_consecutive_windows_averaged_by_tokens(exports: Exports) -> 
     with encoder(exports, "chunk") as model:
         vector = model.encode([LONG])[0]
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
-        assert vector @ model.encode(parts[:1])[0] < 1 - 1e-4
+        assert vector @ model.encode(texts[:1])[0] < 1 - 1e-4
+        assert len(model.tokenize([LONG])[0].windows) == len(parts)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_fits_is_read_as_it_is_cut(family: str, exports: Exports) -> None:
+    source = exports.checkpoint(family, TASKS[0])
+    whole, cut = TextTokenizer(source, overflow="chunk"), TextTokenizer(source)
+    room = MAX_LENGTH - whole.specials
+    for text in ("", "film", " film" * room):
+        assert whole.encode([text]) == cut.encode([text])
+    longer = " film" * (room + 1)
+    assert whole.encode([longer])[0].ids == cut.encode([longer])[0].ids
+    assert len(whole.encode([longer])[0].windows) == 2
+
+
+@given(words=st.integers(1, 400), room=st.integers(1, 200))
+def test_every_token_is_spoken_for_once_where_most_stands_around_it(words: int, room: int) -> None:
+    windows, _ = windows_of([None, *[0] * words, None], room + 2, pair=False)
+    shares = shares_of(windows) if len(windows) > 1 else [(1, words + 1)]
+    told = [n for window, (start, end) in zip(windows, shares, strict=True) for n in window.numbers[start:end]]
+    assert told == list(range(words))
+    assert all(start < end for start, end in shares)
+    for window, (start, end) in zip(windows, shares, strict=True):
+        for other in windows:
+            for place in range(start, end):
+                number = window.numbers[place]
+                if number in other.numbers:
+                    assert around(window, number, words) >= around(other, number, words)
+
+
+def around(window: Window, number: int | None, words: int) -> int:
+    """How many tokens of the text a window shows on the side of a token where it shows fewer.
+
+    Where the text itself ends, nothing is missing.
+    """
+    held = [n for n in window.numbers if n is not None]
+    assert number is not None
+    before = words if held[0] == 0 else number - held[0]
+    after = words if held[-1] == words - 1 else held[-1] - number
+    return min(before, after)
+
+
+def test_a_long_text_is_tagged_and_filled_once_everywhere(exports: Exports) -> None:
+    text = " ".join(["film", "[MASK]", "river", "old"] * 40)
+    places = [start for start in range(len(text)) if text.startswith("[MASK]", start)]
+    with load(exports.artifact("bert", "fill-mask").path, threads=1, overflow="chunk") as model:
+        (blanks,) = model.fill([text], top_k=1)
+        assert [blank.start for blank in blanks] == places
+        assert (blanks.chunks, blanks.truncated) == (len(parts_of(text.split())), False)
+    words = LONG.split()
+    with load(exports.artifact("bert", "token-classification").path, threads=1, overflow="chunk") as model:
+        (labels,) = model.tag_words([words])
+        windows = [model.tag_words([words[start:end]])[0] for start, end in parts_of(words)]
+        (found,) = model.tag([LONG])
+        assert (found.chunks, found.truncated) == (len(windows), False)
+    middles = [
+        (start + end + 1) // 2 for (start, _), (_, end) in zip(parts_of(words)[1:], parts_of(words), strict=False)
+    ]
+    expected = []
+    for (start, _), own, first, last in zip(
+        parts_of(words), windows, [0, *middles], [*middles, len(words)], strict=True
+    ):
+        expected += own[first - start : last - start]
+    assert labels == expected
+    with load(exports.artifact("bert", "token-classification").path, threads=1) as model:
+        (found,) = model.tag([LONG])
+        assert (found.chunks, found.truncated) == (1, True)
 
 
 def test_a_long_pair_cannot_be_read_in_chunks(exports: Exports) -> None:
     with classifier(exports, "chunk") as model:
         assert len(model.predict([("film", "good")])) == 1
-        with pytest.raises(ItemError, match=r"a pair longer than 64 tokens.*item 1"):
-            model.predict(["film", PAIR])
+        for pair in (PAIR, ("", "film " * 90), ("film " * 90, "")):
+            with pytest.raises(ItemError, match=r"a pair longer than 64 tokens.*item 1"):
+                model.predict(["film", pair])
 
 
 def test_averages_by_hand() -> None:
-    def item(*lengths: int) -> Tokens:
-        first, *rest = (Tokens([0] * length, [], False) for length in lengths)
-        return Tokens(first.ids, [], False, tuple(rest))
+    def item(*shares: tuple[int, int]) -> Tokens:
+        first, *rest = (Tokens([0] * 9, [], False, share=share) for share in shares)
+        return replace(first, rest=tuple(rest))
 
     rows = np.array([[1.0], [2.0], [4.0], [9.0]], dtype=np.float32)
-    assert averaged(rows, [item(3), item(5, 3), item(2)], specials=2).tolist() == [[1.0], [2.5], [9.0]]
+    items = [Tokens([0] * 3, [], False), item((1, 4), (3, 4)), Tokens([0] * 2, [], False)]
+    assert averaged(rows, items).tolist() == [[1.0], [2.5], [9.0]]
 
 
 def test_an_unknown_policy_is_refused(exports: Exports) -> None:

@@ -163,6 +163,15 @@ def test_token_ids_equal_transformers(exports: Exports, family: str, first: str,
     assert TextTokenizer(source).encode([item, item])[1].ids == expected
 
 
+def test_the_engines_arrays_are_not_copied(classifier: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    session: Any = classifier._session
+    run = session.run
+    monkeypatch.setattr(session, "run", lambda feed: given.append(run(feed)) or given[-1])
+    found = classifier.run(classifier.tokenizer.collate(classifier.tokenize(TEXTS[:3])))
+    assert found is given[0]["logits"]
+
+
 @given(st.lists(st.integers(1, 60), max_size=50), st.integers(16, 256))
 def test_batches_hold_everything_once_within_the_limit(lengths: list[int], limit: int) -> None:
     items = [[0] * n for n in lengths]

@@ -25,13 +25,14 @@ from edgebert.choosing.candidate import Candidate
 from edgebert.errors import EnvironmentMissing, InputError, UsageError
 from edgebert.judging.metrics import Scores
 from edgebert.serving.tokens import Text
+from edgebert.shelves import JOURNAL
 from edgebert.stage import write_json, write_text
 from edgebert.strict_json import parse_json
 from edgebert.training.data import Row
 
 log = logging.getLogger("edgebert")
 
-_JOURNAL, _INPUTS, _LOCK = "sweep.jsonl", "fit.json", ".lock"
+_INPUTS, _LOCK = "fit.json", ".lock"
 # The texts that latency is measured on, and those that the report shows.
 _BENCH_TEXTS, _TEST_TEXTS = "texts.jsonl", "scores/test.jsonl"
 # Characters of a test text that the folder keeps: what a report shows of it.
@@ -96,7 +97,7 @@ class Journal:
         """Add finished candidates in one go, flushed to disk before this returns."""
         if not candidates:
             return
-        path = self.folder / _JOURNAL
+        path = self.folder / JOURNAL
         _cut_torn_line(path)
         with open(path, "ab") as file:
             file.write("".join(json.dumps(c.to_dict(), allow_nan=False) + "\n" for c in candidates).encode("utf-8"))
@@ -105,7 +106,7 @@ class Journal:
 
     def candidates(self, *, trained: bool) -> list[Candidate]:
         """Finished candidates, the latest line of each; a torn last line is dropped with a notice."""
-        path = self.folder / _JOURNAL
+        path = self.folder / JOURNAL
         found: dict[Any, Candidate] = {}
         content = path.read_bytes() if path.is_file() else b""
         for number, line in enumerate(content.splitlines(keepends=True), start=1):

@@ -20,13 +20,14 @@ from edgebert.judging.parity import sample
 from edgebert.machine import environment
 from edgebert.registry import target_named
 from edgebert.serving.tokens import Text
+from edgebert.shelves import artifact_folders
 from edgebert.tasks import TASKS
 from edgebert.training.data import read
 
 log = logging.getLogger("edgebert")
 
-# Folders of a fit that hold no artifacts of their own: copies and things half made.
-_NOT_ARTIFACTS = frozenset({"best", "work", "checkpoints"})
+# How deep below a folder artifacts may lie: fits stand beside exports, with their artifacts/ in them.
+_DEPTH = 3
 
 
 def _show(document: Document) -> str:
@@ -122,18 +123,12 @@ def _found(paths: tuple[Path, ...]) -> list[Path]:
         if (root / MANIFEST).is_file() or not root.is_dir():
             found.append(root)
             continue
-        inside = [m.parent for depth in ("*", "*/*", "*/*/*") for m in root.glob(f"{depth}/{MANIFEST}")]
-        found += [path for path in inside if not _hidden(path.relative_to(root))]
+        found += artifact_folders(root, _DEPTH)
     if not found or (not paths and found == [Path(flags.DEFAULT_OUT)]):
         raise InputError("no artifacts", str(roots[0]), "make one with edgebert export --layers 3")
     if not paths:
         log.info("benchmarking %s", ", ".join(map(str, found)))
     return sorted(found)
-
-
-def _hidden(path: Path) -> bool:
-    # A name with a dot in front is a run's that is at work, or was killed.
-    return any(part in _NOT_ARTIFACTS or part.startswith(".") for part in path.parts)
 
 
 def _texts(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from edgebert.serving.tokens import Tokens
 
 Float = npt.NDArray[np.float32]
+T = TypeVar("T")
 # A probability from which a label of several counts as given.
 _GIVEN = 0.5
 
@@ -30,6 +32,15 @@ class Prediction:
     truncated: bool = False
     chunks: int = 1
     labels: tuple[str, ...] = ()
+
+
+class Found(list[T]):
+    """What was found in one text, in the order it stands there; ``truncated`` and ``chunks`` as of a Prediction."""
+
+    def __init__(self, items: Iterable[T], tokens: Tokens) -> None:
+        super().__init__(items)
+        self.truncated = tokens.truncated
+        self.chunks = len(tokens.windows)
 
 
 def _one_label(logits: Float, names: Sequence[str], tokens: Sequence[Tokens]) -> list[Prediction]:

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from edgebert.errors import BatcherClosed, DeadlinePassed, QueueFull, UsageError
-from edgebert.serving.answers import Float, Prediction
+from edgebert.serving.answers import Float, Found, Prediction
 from edgebert.serving.entities import Entity
 from edgebert.serving.line import PATIENCE, Line, Request
 from edgebert.serving.model import Model
@@ -74,9 +74,9 @@ class Batcher:
         found: Float = await self._ask("encode", text, timeout_ms)
         return found
 
-    async def tag(self, text: str, timeout_ms: float | None = None) -> list[Entity]:
+    async def tag(self, text: str, timeout_ms: float | None = None) -> Found[Entity]:
         """The entities of one text; raises as :meth:`predict` does."""
-        found: list[Entity] = await self._ask("tag", text, timeout_ms)
+        found: Found[Entity] = await self._ask("tag", text, timeout_ms)
         return found
 
     async def answer(self, question: tuple[str, str], timeout_ms: float | None = None) -> Answer:
@@ -92,7 +92,7 @@ class Batcher:
         return self._put(self._model.tokenize([text])[0], timeout_ms)
 
     def metrics(self) -> Metrics:
-        """What was done so far."""
+        """What was done so far, as plain numbers; ``edgebert.serving.prometheus`` has them for Prometheus."""
         with self._changed:
             return self._counts.metrics(len(self._line))
 
@@ -216,10 +216,8 @@ class Batcher:
         end = time.monotonic()
         with self._changed:
             lengths = [request.length for request in batch]
-            self._counts.batch(lengths)
-            self._counts.answered += len(batch)
-            self._counts.queue += [start - request.arrived for request in batch]
-            self._counts.latency += [end - request.arrived for request in batch]
+            waits = [start - request.arrived for request in batch]
+            self._counts.batch(lengths, waits, [end - request.arrived for request in batch])
             cost = (end - start) / (max(lengths) * len(lengths))
             self._token_seconds += _LATEST * (cost - self._token_seconds)
         for request, answer in zip(batch, answers, strict=True):

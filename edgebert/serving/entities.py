@@ -26,11 +26,8 @@ class Entity:
 
 
 def entities_of(logits: Float, item: Tokens, names: Sequence[str]) -> list[Entity]:
-    """The entities of a text from the logits [tokens, labels] of all its windows."""
-    words = words_of(
-        [place for window in item.windows for place in window.places],
-        [number for window in item.windows for number in window.words],
-    )
+    """The entities of a text from the logits [tokens, labels] of all its tokens, each once."""
+    words = words_of(_places(item), [number for window in item.windows for number in window.words[window.told]])
     probabilities = softmax(logits[[word.token for word in words]])
     tags = [names[int(index)] for index in probabilities.argmax(axis=1)]
     best = probabilities.max(axis=1, initial=0.0)
@@ -42,6 +39,11 @@ def entities_of(logits: Float, item: Tokens, names: Sequence[str]) -> list[Entit
 
 def word_labels(logits: Float, item: Tokens, words: Sequence[Place], names: Sequence[str]) -> list[str]:
     """The label of each word from the logits [tokens, labels]; ``O`` for a word without a token."""
-    found = first_tokens([place for window in item.windows for place in window.places], words)
+    found = first_tokens(_places(item), words)
     best = logits.argmax(axis=1)
     return [OUTSIDE if token is None else names[int(best[token])] for token in found]
+
+
+def _places(item: Tokens) -> list[Place]:
+    """The place of each of a text's tokens, whichever window speaks for it."""
+    return [place for window in item.windows for place in window.places[window.told]]

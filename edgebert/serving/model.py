@@ -19,8 +19,9 @@ from edgebert.graph_guard import EXTERNAL, GRAPH
 from edgebert.quotes import LONGEST
 from edgebert.registry import Target, target_named
 from edgebert.runtimes.session import Session, SessionConfig, closed
-from edgebert.serving.answers import READERS, Float, Prediction, normalized, pool
+from edgebert.serving.answers import READERS, Float, Found, Prediction, normalized, pool
 from edgebert.serving.blanks import Blank, Guess, likeliest
+from edgebert.serving.choice import Choice, opened
 from edgebert.serving.entities import Entity, entities_of, word_labels
 from edgebert.serving.golden import prove
 from edgebert.serving.questions import Answer, answer_of
@@ -30,7 +31,7 @@ from edgebert.tasks import TASKS, Use
 
 log = logging.getLogger("edgebert")
 
-Answers = list[Prediction] | Float | list[list[Entity]] | list[Answer] | list[list[Blank]]
+Answers = list[Prediction] | Float | list[Found[Entity]] | list[Answer] | list[Found[Blank]]
 T = TypeVar("T")
 _WANTED: dict[Use, str] = {
     "predict": "a classifier",
@@ -53,14 +54,16 @@ def load(
     trust_engine: bool = False,
     overflow: Overflow | None = None,
 ) -> Model:
-    """Open an artifact for answering.
+    """Open an artifact for answering; of a folder of several, the best that can run here (``serving/choice.py``).
 
-    ``target`` defaults to the one it was made for, ``threads`` to all that this process may use,
-    ``max_length`` (tokens, specials included) to the model's own. ``cache_dir`` and ``trust_engine``
-    concern targets that compile engines; the folder is made (0700) where there is none. ``overflow`` is
+    ``target`` defaults to the one it was made for, and of several leaves those made for it alone;
+    ``threads`` defaults to all that this process may use, ``max_length`` (tokens, specials included) to the
+    model's own. ``cache_dir`` and ``trust_engine`` concern targets that compile engines; the folder is made (0700)
+    where there is none. ``overflow`` is
     what becomes of texts longer than ``max_length``: ``truncate`` cuts them, ``error`` raises ItemError,
-    ``chunk`` reads them in consecutive windows, whose answers are averaged by their tokens. Unless it is said,
-    texts are cut, and contexts of questions read in windows that overlap, of which the best answer counts.
+    ``chunk`` reads them in windows that overlap: logits and vectors are averaged by the tokens that each window speaks
+    for, tokens are tagged where most stands around them, and of answers to questions the best counts. Unless it is
+    said, texts are cut, and contexts of questions read in windows.
 
     The artifact first proves itself on its golden vectors: what it answers here must be what it answered where it was
     made. Raises InputError for a folder that is no sound artifact, EnvironmentMissing where the target cannot
@@ -87,7 +90,7 @@ def open_model(
 ) -> Model:
     """:func:`load`, for those who judge what it answers themselves: golden vectors are not asked."""
     cache = None if cache_dir is None else private_folder(Path(cache_dir))
-    artifact = Artifact.open(Path(path))
+    artifact, choice = opened(Path(path), target)
     chosen = _target(artifact, target)
     if (chosen.name == "torch") != (artifact.manifest.format == "torch"):
         raise UsageError(
@@ -98,7 +101,7 @@ def open_model(
     # Whole or not at all: also a file that serving has no use for. The runtime reads the graph, once.
     artifact.check_files(but=(GRAPH, EXTERNAL))
     tokenizer = TextTokenizer(artifact, max_length, overflow)
-    return Model(artifact, chosen.resolve()(artifact, SessionConfig(threads, cache_dir=cache)), tokenizer)
+    return Model(artifact, chosen.resolve()(artifact, SessionConfig(threads, cache_dir=cache)), tokenizer, choice)
 
 
 def _target(artifact: Artifact, name: str | None) -> Target:
@@ -113,8 +116,11 @@ def _target(artifact: Artifact, name: str | None) -> Target:
 class Model:
     """An open artifact. Safe to call from several threads at once; close it, or use it as a context."""
 
-    def __init__(self, artifact: Artifact, session: Session, tokenizer: TextTokenizer) -> None:
+    def __init__(
+        self, artifact: Artifact, session: Session, tokenizer: TextTokenizer, choice: Choice | None = None
+    ) -> None:
         self.artifact = artifact
+        self.choice = choice
         self.tokenizer = tokenizer
         self._session: Session | None = session
         self._task = TASKS[artifact.manifest.task]
@@ -137,19 +143,20 @@ class Model:
     def encode(self, texts: Sequence[Text]) -> Float:
         """float32 [n, hidden]: one vector a text, pooled and normalized as the encoder was trained.
 
-        Says once, in the log, that texts were cut; :meth:`tokenize` says of each text whether it was.
+        Says once, in the log, that texts were cut; :meth:`tokenize` says of each text whether it was, and in how
+        many windows it is read.
         """
         self.require("encode")
         return self._vectors(self._told(self.tokenize(texts)))
 
-    def tag(self, texts: Sequence[str]) -> list[list[Entity]]:
+    def tag(self, texts: Sequence[str]) -> list[Found[Entity]]:
         """The entities of each text, in the order they stand in it, with their places in characters.
 
         A word's label is its first token's; labels are read as IOB2 (``B-`` begins, ``I-`` continues), and a label
-        of neither kind is an entity of one word. Says once, in the log, that texts were cut.
+        of neither kind is an entity of one word. Each list says whether its text was ``truncated``, and its ``chunks``.
         """
         self.require("tag")
-        return self._entities(self._told(self.tokenize(texts)))
+        return self._entities(self.tokenize(texts))
 
     def tag_words(self, texts: Sequence[Sequence[str]]) -> list[list[str]]:
         """One label for each of the words that texts are given as; ``O`` for words beyond what the model reads."""
@@ -176,15 +183,16 @@ class Model:
                 raise UsageError(f"{name} is {value}", name, "give at least 1")
         return self._answered(self.tokenize(questions), top_k, max_answer_tokens)
 
-    def fill(self, texts: Sequence[str], top_k: int = 5) -> list[list[Blank]]:
+    def fill(self, texts: Sequence[str], top_k: int = 5) -> list[Found[Blank]]:
         """The ``top_k`` likeliest tokens for every mask token of each text (``[MASK]``, roberta's ``<mask>``).
 
+        Each list says whether its text was ``truncated``, and its ``chunks``.
         Raises ItemError for a text without one, or whose only one is cut off.
         """
         self.require("fill")
         if top_k < 1:
             raise UsageError(f"the {top_k} likeliest tokens", "top_k", "ask for at least one")
-        found = self._blanks(self._told(self.tokenize(texts)), top_k)
+        found = self._blanks(self.tokenize(texts), top_k)
         for index, blanks in enumerate(found):
             if not blanks:
                 mask = FAMILIES[self.artifact.manifest.architecture.family].mask_token
@@ -229,27 +237,27 @@ class Model:
         read = READERS[self._problem.data]
         return read(self._logits(tokens), self.artifact.manifest.labels, tokens)
 
-    def _entities(self, tokens: list[Tokens]) -> list[list[Entity]]:
+    def _entities(self, tokens: list[Tokens]) -> list[Found[Entity]]:
         names, logits = self.artifact.manifest.labels, self._token_logits(tokens)
-        return [entities_of(rows, item, names) for rows, item in zip(logits, tokens, strict=True)]
+        return [Found(entities_of(rows, item, names), item) for rows, item in zip(logits, tokens, strict=True)]
 
     def _answered(self, tokens: list[Tokens], top_k: int = 1, longest: int = LONGEST) -> list[Answer]:
         found = self._by_window(tokens, lambda rows, window: rows[: len(window)])
         return [answer_of(rows, item, top_k, longest) for rows, item in zip(found, tokens, strict=True)]
 
-    def _blanks(self, tokens: list[Tokens], top_k: int = 5) -> list[list[Blank]]:
+    def _blanks(self, tokens: list[Tokens], top_k: int = 5) -> list[Found[Blank]]:
         def blank(logits: Float, place: Place) -> Blank:
             found = likeliest(logits, top_k)
             return Blank(*place, tuple(Guess(self.tokenizer.text_of(token), score) for token, score in found))
 
-        return self._at_masks(tokens, blank)
+        return [Found(blanks, item) for blanks, item in zip(self._at_masks(tokens, blank), tokens, strict=True)]
 
     def _at_masks(self, tokens: list[Tokens], make: Callable[[Float, Place], T]) -> list[list[T]]:
         """What ``make`` makes of the logits [vocab] and the place of each mask token, by text."""
         mask = self.tokenizer.mask_id
 
         def pick(rows: Float, window: Tokens) -> list[T]:
-            found = (i for i, token in enumerate(window.ids) if token == mask)
+            found = (i for i in range(*window.told.indices(len(window))) if window.ids[i] == mask)
             return [make(rows[i], window.places[i]) for i in found]
 
         parts = self._by_window(tokens, pick)
@@ -282,7 +290,10 @@ class Model:
         return fixed[0] * fixed[1] if fixed else MAX_BATCH_TOKENS
 
     def run(self, feed: Batch) -> npt.NDArray[Any]:
-        """The graph's outputs, joined to one array, for arrays that are already tokens."""
+        """The graph's outputs for arrays that are already tokens, as :meth:`tokenizer.collate` makes them.
+
+        A single output is the engine's own array, not copied; several are joined on a new last axis.
+        """
         # Another thread may close the model between two looks at it.
         session = self._session
         if session is None:
@@ -290,13 +301,17 @@ class Model:
         return self._task.joined(session.run(feed))
 
     def facts(self) -> dict[str, Any]:
-        """What really runs here: artifact, runtime, version, provider, threads."""
+        """What really runs here: artifact, runtime, version, provider, threads.
+
+        Of a folder of several artifacts also ``choice``: why this one, and why not each of the others.
+        """
         manifest = self.artifact.manifest
         session = self._session
         return {
             "artifact": str(self.artifact.path),
             "digest": self.artifact.digest,
             "precision": manifest.precision,
+            **({"choice": self.choice.facts()} if self.choice else {}),
             **(session.facts() if session else {}),
         }
 
@@ -316,8 +331,8 @@ class Model:
         return self._batched(tokens, len(self.artifact.manifest.labels), lambda out, feed: out)
 
     def _token_logits(self, tokens: list[Tokens]) -> list[Float]:
-        """float32 [tokens, labels] of each text: all tokens of all its windows."""
-        parts = self._by_window(tokens, lambda rows, window: rows[: len(window)])
+        """float32 [tokens, labels] of each text: all its tokens, each once."""
+        parts = self._by_window(tokens, lambda rows, window: rows[window.told])
         return [np.concatenate(part) for part in parts]
 
     def _by_window(self, tokens: list[Tokens], pick: Callable[[Float, Tokens], T]) -> list[list[T]]:
@@ -348,7 +363,7 @@ class Model:
         for rows in self._groups(windows):
             feed = self.tokenizer.collate([windows[i] for i in rows])
             result[rows] = self._checked(finish(self.run(feed), feed), (len(rows), width))
-        return result if len(windows) == len(tokens) else averaged(result, tokens, self.tokenizer.specials)
+        return result if len(windows) == len(tokens) else averaged(result, tokens)
 
     def _groups(self, windows: Sequence[Tokens]) -> Iterator[Sequence[int]]:
         """Indices of the windows of each call."""
@@ -366,10 +381,11 @@ class Model:
             raise UsageError(f"this is not {wanted}", where, f"load {wanted}, or call {self._task.use}")
 
 
-def averaged(rows: Float, tokens: Sequence[Tokens], specials: int) -> Float:
-    """Rows [windows, d] to rows [texts, d]: each text's windows averaged by their tokens, special ones left out."""
+def averaged(rows: Float, tokens: Sequence[Tokens]) -> Float:
+    """Rows [windows, d] to rows [texts, d]: each text's windows averaged by the tokens that they speak for."""
     counts = [len(item.windows) for item in tokens]
-    weights = np.array([max(1, len(window) - specials) for item in tokens for window in item.windows], np.float32)
+    shares = [window.told for item in tokens for window in item.windows]
+    weights = np.array([share.stop - share.start for share in shares], np.float32)
     starts = np.cumsum([0, *counts[:-1]])
     sums = np.add.reduceat(rows * weights[:, None], starts, axis=0)
     result: Float = (sums / np.add.reduceat(weights, starts)[:, None]).astype(np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,12 @@ from edgebert.errors import InputError, ItemError, UsageError
 from edgebert.spans import Place, stripped
 from edgebert.tasks import TASKS
 from edgebert.tokenizer import TOKENIZER, mapped_panics, mask_id, open_tokenizer, pad_id
-from edgebert.windows import places_in, windows_of
+from edgebert.windows import places_in, shares_of, windows_of
 
 Text = str | tuple[str, str]
 Batch = dict[str, npt.NDArray[np.int64]]
 Overflow = Literal["truncate", "error", "chunk"]
+T = TypeVar("T")
 
 # What one call may ask: beyond it, memory would grow with the caller's mistake.
 MAX_ITEMS = 100_000
@@ -31,8 +32,9 @@ MAX_CHARACTERS = 1_000_000
 class Tokens:
     """One tokenized item; ``truncated`` says that the text was longer than the model reads.
 
-    ``rest`` holds the windows after the first, where a long text is answered in chunks. ``places`` are each
-    token's start and end in the text, without blanks around it, and ``words`` the number of its word (None for
+    ``rest`` holds the windows after the first, where a long text is answered in chunks; ``share`` says from which
+    to before which of its tokens a window speaks for the text (None: for all), since windows overlap. ``places`` are
+    each token's start and end in the text, without blanks around it, and ``words`` the number of its word (None for
     special tokens); both only where answers point into the text. Of a question with its context they are about the
     context, ``text``, alone, and the ``words`` are its tokens.
     """
@@ -44,6 +46,7 @@ class Tokens:
     places: tuple[Place, ...] = ()
     words: tuple[int | None, ...] = ()
     text: str = ""
+    share: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,13 +56,17 @@ class Tokens:
         """The item's windows in order, this one first."""
         return (self, *self.rest)
 
+    @property
+    def told(self) -> slice:
+        """Which of its tokens this window speaks for."""
+        return slice(*(self.share or (0, len(self))))
+
 
 class TextTokenizer:
     """The tokenizer of an artifact or checkpoint, reading ``max_length`` tokens at once, specials included.
 
-    ``overflow`` says what becomes of longer texts: cut (``truncate``), refused (``error``) or read in
-    consecutive windows (``chunk``), which overlap where they are contexts of questions. None: contexts are read in
-    windows, other texts cut.
+    ``overflow`` says what becomes of longer texts: cut (``truncate``), refused (``error``) or read in windows that
+    overlap (``chunk``). None: contexts of questions are read in windows, other texts cut.
     """
 
     def __init__(self, artifact: Artifact, max_length: int | None = None, overflow: Overflow | None = None) -> None:
@@ -78,7 +85,7 @@ class TextTokenizer:
             raise InputError(f"max_length {self.max_length} is out of reach", str(artifact.path), remedy)
         self.specials = self._tokenizer.num_special_tokens_to_add(False)
         self._points, self._asks = task.points, task.asks
-        if not self._asks:
+        if not self._asks and self.overflow != "chunk":
             self._tokenizer.enable_truncation(self.max_length, strategy="longest_first")
         self._names = [spec.name for spec in artifact.manifest.inputs]
         self._pad = pad_id(artifact)
@@ -94,7 +101,7 @@ class TextTokenizer:
         with mapped_panics(self._where):
             found = [tokens for part in _parts(texts) for tokens in self._encode(part)]
         if self.overflow != "truncate":
-            self._check_overflow(texts, found)
+            self._check_overflow(found)
         return found
 
     @cached_property
@@ -116,46 +123,42 @@ class TextTokenizer:
 
     def _tokens(self, encoding: Encoding, text: Text) -> Tokens:
         if self._asks:
-            return self._windows(encoding, text)
-        more = encoding.overflowing
-        first = self._window(encoding, text)
-        if self.overflow != "chunk":
-            return replace(first, truncated=True) if more else first
-        return replace(first, rest=tuple(self._window(window, text) for window in more)) if more else first
+            return self._context(encoding, text)
+        tokens = self._pointed(Tokens(encoding.ids, encoding.type_ids, bool(encoding.overflowing)), encoding, text)
+        if len(tokens) <= self.max_length:
+            return tokens
+        # Whole, since texts to be read in chunks are not cut. A pair cannot be.
+        return (
+            replace(tokens, truncated=True) if isinstance(text, tuple) else _chunked(tokens, encoding, self.max_length)
+        )
 
-    def _windows(self, encoding: Encoding, text: Text) -> Tokens:
+    def _pointed(self, tokens: Tokens, encoding: Encoding, text: Text) -> Tokens:
+        """With what points into the text, for tasks whose answers do."""
+        if not self._points or isinstance(text, tuple):
+            return tokens
+        places = tuple(stripped(text, place) for place in encoding.offsets)
+        return replace(tokens, places=places, words=tuple(encoding.word_ids))
+
+    def _context(self, encoding: Encoding, text: Text) -> Tokens:
         """A question with its context, or a context alone: the first window, and the others as its ``rest``."""
         pair = isinstance(text, tuple)
         context = text[1] if isinstance(text, tuple) else text
         windows, cut = windows_of(encoding.sequence_ids, self.max_length, pair=pair)
-        ids, types, offsets = encoding.ids, encoding.type_ids, encoding.offsets
+        whole, offsets = Tokens(encoding.ids, encoding.type_ids, cut, text=context), encoding.offsets
         first, *rest = (
-            Tokens(
-                [ids[i] for i in window.tokens],
-                [types[i] for i in window.tokens],
-                cut,
-                places=places_in(context, window, offsets),
-                words=window.numbers,
-                text=context,
-            )
+            replace(_part(whole, window.tokens), places=places_in(context, window, offsets), words=window.numbers)
             for window in windows
         )
         if self.overflow != "chunk":
             return replace(first, truncated=cut or bool(rest))
         return replace(first, rest=tuple(rest))
 
-    def _window(self, encoding: Encoding, text: Text) -> Tokens:
-        if not self._points or isinstance(text, tuple):
-            return Tokens(encoding.ids, encoding.type_ids, False)
-        places = tuple(stripped(text, place) for place in encoding.offsets)
-        return Tokens(encoding.ids, encoding.type_ids, False, (), places, tuple(encoding.word_ids))
-
-    def _check_overflow(self, texts: Sequence[Text], found: Sequence[Tokens]) -> None:
-        for index, (text, tokens) in enumerate(zip(texts, found, strict=True)):
+    def _check_overflow(self, found: Sequence[Tokens]) -> None:
+        for index, tokens in enumerate(found):
             if self.overflow == "error" and tokens.truncated:
                 remedy = "shorten it, or load with overflow='truncate' or 'chunk'"
                 raise ItemError(index, f"longer than {self.max_length} tokens", remedy)
-            if tokens.rest and isinstance(text, tuple) and not self._asks:
+            if tokens.truncated and self.overflow == "chunk" and not self._asks:
                 what = f"a pair longer than {self.max_length} tokens cannot be read in chunks"
                 raise ItemError(index, what, "shorten it, or load with overflow='truncate'")
 
@@ -171,6 +174,26 @@ class TextTokenizer:
             types[row, : len(item)] = item.types
         arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         return {name: arrays[name] for name in self._names}
+
+
+def _chunked(whole: Tokens, encoding: Encoding, most: int) -> Tokens:
+    """A text that is too long as its first window, with the others as its ``rest``."""
+    windows, _ = windows_of(encoding.sequence_ids, most, pair=False)
+    first, *rest = (
+        replace(_part(whole, window.tokens), share=share)
+        for window, share in zip(windows, shares_of(windows), strict=True)
+    )
+    return replace(first, rest=tuple(rest))
+
+
+def _part(whole: Tokens, places: Sequence[int]) -> Tokens:
+    """Some tokens of a text, with what is known of each."""
+
+    def some(column: Sequence[T]) -> list[T]:
+        return [column[place] for place in places] if column else []
+
+    spans, words = tuple(some(whole.places)), tuple(some(whole.words))
+    return replace(whole, ids=some(whole.ids), types=some(whole.types), places=spans, words=words)
 
 
 def _parts(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:

@@ -1,0 +1,113 @@
+"""The example app as a server of its own, for tests that talk to it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A status, and the body as JSON where it is JSON."""
+
+    status: int
+    body: Any
+    headers: dict[str, str]
+
+
+@dataclass
+class Server:
+    """A running server."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection of the caller's own."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
+
+    def ask(self, path: str, body: object = None) -> Reply:
+        """One request on a connection of its own: GET, or POST where there is a body."""
+        connection = self.connect()
+        send(connection, path, body)
+        reply = receive(connection)
+        connection.close()
+        return reply
+
+    def terminate(self) -> int:
+        """Ask it to end, and wait until it has."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(SECONDS)
+
+
+def send(connection: http.client.HTTPConnection, path: str, body: object = None) -> None:
+    """Send a request and do not wait for the reply."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    if body is None:
+        connection.request("GET", path)
+    else:
+        connection.request("POST", path, data, {"Content-Type": "application/json"})
+
+
+def receive(connection: http.client.HTTPConnection) -> Reply:
+    """The reply to what was sent."""
+    response = connection.getresponse()
+    raw, headers = response.read(), dict(response.getheaders())
+    is_json = headers.get("content-type", "").startswith("application/json")
+    return Reply(response.status, json.loads(raw) if is_json else raw.decode(), headers)
+
+
+@contextmanager
+def serving(artifact: Path, workers: int = 1) -> Iterator[Server]:
+    """The example app on an artifact, ready to answer; killed at the end where it still runs."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES), "serve:app", "--port", str(port)]
+    environment = {**os.environ, "EDGEBERT_ARTIFACT": str(artifact), "WEB_CONCURRENCY": str(workers)}
+    # A machine with other work may let a worker's sign of life wait.
+    patient = ["--timeout-worker-healthcheck", str(int(SECONDS))]
+    process = subprocess.Popen([*command, *patient, "--log-level", "warning"], env=environment)
+    server = Server(process, port)
+    try:
+        until(lambda: answers(server))
+        yield server
+    finally:
+        if process.poll() is None:
+            server.terminate()
+
+
+def answers(server: Server) -> bool:
+    """Whether it answers; an error where it ended instead."""
+    assert server.process.poll() is None
+    try:
+        return server.ask("/health").status == 200
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    """A port that nobody listens to."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def until(true: Callable[[], bool], seconds: float = SECONDS) -> None:
+    """Wait until it is true, at most so long."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)

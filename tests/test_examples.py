@@ -1,0 +1,194 @@
+"""The examples, run as their users run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.client import HTTPException
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+from servers import EXAMPLES, Server, receive, send, serving, until
+from tiny import TASKS, Exports, texts
+
+from edgebert.serving.model import load
+
+TEXTS = texts(12, seed=8)
+
+
+@pytest.fixture(scope="module")
+def classifier(exports: Exports) -> Path:
+    return exports.artifact("bert", TASKS[0]).path
+
+
+@pytest.fixture(scope="module")
+def server(classifier: Path) -> Iterator[Server]:
+    with serving(classifier) as found:
+        yield found
+        assert found.terminate() == 0
+
+
+def test_the_app_answers_as_the_model_does(server: Server, classifier: Path) -> None:
+    with load(classifier, threads=1) as model:
+        expected = model.predict([*TEXTS, ("a film", "a song")])
+    reply = server.ask("/predict", {"texts": [*TEXTS, ["a film", "a song"]]})
+    assert reply.status == 200
+    assert [answer["label"] for answer in reply.body] == [answer.label for answer in expected]
+    np.testing.assert_allclose([one["score"] for one in reply.body], [one.score for one in expected], atol=1e-5)
+    assert reply.body[0].keys() == {"label", "score", "scores", "truncated", "chunks", "labels"}
+
+
+def test_the_app_tells_how_it_is(server: Server) -> None:
+    health = server.ask("/health")
+    assert (health.status, health.body["facts"]["runtime"]) == (200, "onnxruntime")
+    before = server.ask("/metrics")
+    assert before.headers["content-type"].startswith("text/plain")
+    server.ask("/predict", {"texts": TEXTS})
+    assert answered(server.ask("/metrics").body) == answered(before.body) + len(TEXTS)
+
+
+def answered(metrics: str) -> float:
+    (line,) = (line for line in metrics.splitlines() if 'outcome="answered"' in line)
+    return float(line.split()[-1])
+
+
+def test_the_app_has_limits(server: Server) -> None:
+    assert server.ask("/predict", {"texts": ["a"] * 64}).status == 200
+    assert server.ask("/predict", {"texts": []}).body == []
+    assert server.ask("/predict", {"texts": ["a"] * 65}).status == 422
+    assert server.ask("/predict", {"texts": [7]}).status == 422
+    assert server.ask("/predict", b"{").status == 422
+    assert server.ask("/predict", {"texts": ["a" * 1_000_001]}).status == 413
+    other = server.ask("/embed", {"texts": ["a"]})
+    assert (other.status, "this is not an encoder" in other.body["detail"]) == (400, True)
+    assert server.ask("/predict", {"texts": ["a"]}).status == 200
+
+
+def test_a_body_without_a_length_is_limited_too(server: Server) -> None:
+    connection = server.connect()
+    pieces = (b'{"texts": ["', *[b"a" * 100_000] * 11, b'"]}')
+    connection.request("POST", "/predict", iter(pieces), {"Content-Type": "application/json"}, encode_chunked=True)
+    assert receive(connection).status == 413
+
+
+def test_the_app_embeds(exports: Exports) -> None:
+    artifact = exports.artifact("bert", TASKS[1]).path
+    with serving(artifact) as server, load(artifact, threads=1) as model:
+        reply = server.ask("/embed", {"texts": TEXTS})
+        np.testing.assert_allclose(reply.body, model.encode(TEXTS), atol=1e-5)
+
+
+def test_what_is_in_flight_is_answered_before_the_app_ends(classifier: Path) -> None:
+    asked = texts(64, seed=1, longest=60)
+    with serving(classifier) as server:
+        expected = server.ask("/predict", {"texts": asked}).body
+        connections = [server.connect() for _ in range(20)]
+        for connection in connections:
+            send(connection, "/predict", {"texts": asked})
+        first = receive(connections[0])
+        server.process.send_signal(signal.SIGTERM)
+        replies = [first, *map(receive, connections[1:])]
+        assert {reply.status for reply in replies} == {200}
+        for reply in replies:
+            assert [one["label"] for one in reply.body] == [one["label"] for one in expected]
+        assert server.process.wait(60) == 0
+        with pytest.raises(ConnectionRefusedError):
+            server.ask("/health")
+
+
+def test_when_a_worker_is_killed_the_others_go_on(classifier: Path) -> None:
+    with serving(classifier, workers=2) as server:
+        workers = two_workers(server, but=set())
+        killed, spared = sorted(workers)
+        os.kill(killed, signal.SIGKILL)
+        found = [answer_or_loss(server) for _ in range(40)]
+        # At most what the killed one had taken is lost, and soon nothing.
+        assert found.count(None) <= 1
+        assert {reply for reply in found if reply is not None} == {200}
+        # uvicorn puts another in its place.
+        assert two_workers(server, but={killed}) > {spared}
+        assert server.terminate() == 0
+
+
+def answer_or_loss(server: Server) -> int | None:
+    """The status of a reply; None where the connection was lost."""
+    try:
+        return server.ask("/predict", {"texts": TEXTS}).status
+    except (OSError, HTTPException):
+        return None
+
+
+def two_workers(server: Server, but: set[int]) -> set[int]:
+    """The processes of two workers, neither of them among ``but``."""
+    seen: set[int] = set()
+
+    def both() -> bool:
+        seen.add(int(server.ask("/health").body["process"]))
+        return len(seen - but) == 2
+
+    until(both)
+    return seen - but
+
+
+def edge(artifact: Path, lines: str) -> subprocess.CompletedProcess[str]:
+    # What it imports is told on standard error.
+    program = (
+        "import runpy, sys\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", program, str(EXAMPLES / "edge.py"), str(artifact)]
+    return subprocess.run(command, input=lines, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_edge_script_needs_no_more_than_it_says(classifier: Path) -> None:
+    done = edge(classifier, "a film\n\nnaïve 😀\n")
+    assert done.returncode == 0
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    with load(classifier, threads=1) as model:
+        expected = model.predict(["a film", "", "naïve 😀"])
+    assert [(one["text"], one["label"]) for one in found] == [
+        ("a film", expected[0].label), ("", expected[1].label), ("naïve 😀", expected[2].label),
+    ]  # fmt: skip
+    assert distributions(done.stderr.split()) <= closure("edgebert", "cpu")
+
+
+def test_the_edge_script_tells_errors_in_a_line(tmp_path: Path) -> None:
+    done = edge(tmp_path, "a film\n")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: not an edgebert artifact")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def distributions(modules: list[str]) -> set[str]:
+    """The installed packages that modules come from; none for the interpreter's own."""
+    of = metadata.packages_distributions()
+    return {normal(name) for module in modules for name in of.get(module, ())}
+
+
+def closure(package: str, extra: str) -> set[str]:
+    """A package with one of its extras, and everything that this installs."""
+    found: set[str] = set()
+    wanted = [(package, extra)]
+    while wanted:
+        name, extra = wanted.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for line in metadata.requires(name) or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                wanted.append((normal(requirement.name), ""))
+    return found
+
+
+def normal(name: str) -> str:
+    return name.lower().replace("_", "-")
