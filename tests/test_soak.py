@@ -24,7 +24,7 @@ SHORT = ("--threads", "1", "--texts", "60", "--steady", "4", "--over", "1", "--r
 
 @pytest.mark.parametrize("task", TASKS[:2])
 def test_a_short_soak_finds_nothing(task: str, exports: Exports) -> None:
-    command = [sys.executable, ROOT / "benchmarks" / "soak.py", exports.artifact("bert", task).path, *SHORT]
+    command = [sys.executable, str(ROOT / "benchmarks" / "soak.py"), str(exports.artifact("bert", task).path), *SHORT]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing wrong, lost or hung" in done.stdout
