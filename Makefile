@@ -9,13 +9,17 @@ READY := $(VENV)/.ready
 # Others' libraries need other versions than ours: they have an environment of their own.
 INTEROP := .interop
 INTEROP_PIP := $(subst $(VENV),$(INTEROP)/env,$(PIP))
+# And so has each of those that the CPU benchmark compares with, but for what is in the one above.
+PEERS := .peers
+PEER_NAMES := olive nncf ctranslate2
+PEER_PIP = $(subst $(VENV),$(PEERS)/$*,$(PIP))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo interop clean
+.PHONY: help setup test lint demo interop peers bench-cpu clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## make .venv with the pinned versions (PYTHON=... chooses the interpreter)
 
@@ -59,6 +63,21 @@ $(INTEROP)/.ready: tests/interop/requirements.txt
 	@$(INTEROP_PIP) -r tests/interop/requirements.txt
 	@touch $@
 
+# What could not be installed is a row of the table that says why, so the benchmark runs without it.
+bench-cpu: setup ## time and score CPU artifacts beside other libraries, an hour (BENCH_ARGS="--parts sst2" narrows it)
+	@$(MAKE) --no-print-directory --keep-going peers || true
+	@$(PY) benchmarks/bench_cpu.py $(BENCH_ARGS)
+
+peers: $(INTEROP)/.ready $(PEER_NAMES:%=$(PEERS)/%/.ready)
+
+# What a failed installation said stays in the log, whose last line becomes the row.
+$(PEERS)/%/.ready: benchmarks/cpu/%.txt
+	@echo "environment of $* in $(PEERS)/$* (minutes on a slow line)"
+	@$(PYTHON) -m venv --clear $(PEERS)/$*
+	@{ $(PEER_PIP) -c $< torch && $(PEER_PIP) -r $<; } > $(PEERS)/$*.log 2>&1 || \
+	  { tail -n 1 $(PEERS)/$*.log >&2; rm -rf $(PEERS)/$*; exit 1; }
+	@touch $@
+
 clean: ## remove the environment, caches and build outputs; edgebert-out/ stays
-	@rm -rf $(VENV) $(INTEROP) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(INTEROP) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
