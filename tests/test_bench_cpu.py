@@ -8,14 +8,16 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
-from commands import ROOT, environment
+import torch
+import transformers
+from commands import ROOT, environment, one_trace_per_shape
 
 sys.path.append(str(ROOT / "benchmarks"))
 driver = importlib.import_module("cpu.driver")
@@ -203,45 +205,70 @@ def test_the_table_of_peers_names_workers_and_rows_that_exist() -> None:
 
 
 PEERS = """
-exact = "edgebert cpu fp32"
+exact = "one"
 [against]
-arrays = ["edgebert cpu fp32"]
-texts = ["edgebert cpu fp32"]
+arrays = ["one"]
+texts = ["one"]
 [machine]
-worker = "machine_worker.py"
+worker = "{fake}"
+settings = {{ name = "machine", journal = "{journal}", answers = {gops} }}
 [[peer]]
-name = "edgebert cpu fp32"
-worker = "edgebert_worker.py"
+name = "one"
+worker = "{fake}"
 precision = "fp32"
-settings = { target = "cpu", precision = "fp32" }
+settings = {{ name = "one", journal = "{journal}", answers = {answers} }}
 [[peer]]
-name = "torch fp32"
-worker = "torch_worker.py"
+name = "unconverted"
+worker = "{fake}"
 precision = "fp32"
-settings = { precision = "fp32", compiled = false, batch = 4 }
+settings = {{ name = "unconverted", journal = "{journal}", unconverted = true, answers = [] }}
 [[peer]]
 name = "never installed"
-worker = "optimum_worker.py"
+worker = "{fake}"
+precision = "fp32"
 python = "no/such/python"
 """
 
 
-def test_a_quick_run_of_what_needs_no_peer(tmp_path: Path) -> None:
+def test_a_quick_run_writes_a_page(fake: Any, tmp_path: Path) -> None:
     model, data = tiny.checkpoint(tmp_path / "model", layers=1), tiny.labelled(tmp_path / "data", rows=18)
-    (tmp_path / "peers.toml").write_text(textwrap.dedent(PEERS))
-    command = [sys.executable, str(ROOT / "benchmarks" / "bench_cpu.py"), "--quick", "--parts", "base-1,sst2"]
+    labels = ", ".join("0" * len((data / "test.jsonl").read_text("utf-8").splitlines()))
+    answer = f"{{ ms = [4.0], seconds = 0.5, labels = [{labels}] }}"
+    filled = PEERS.format(
+        fake=tmp_path / "fake.py", journal=tmp_path, answers=f"[{answer}, {answer}]",
+        gops="[{ gops = { fp32 = 1.0 } }, { gops = { fp32 = 1.0 } }]",
+    )  # fmt: skip
+    (tmp_path / "peers.toml").write_text(filled)
     options = {
-        "peers": tmp_path / "peers.toml", "base": "300,1,32,4,64", "minilm": model, "data": data,
-        "work": tmp_path / "work", "out": tmp_path / "out.md",
+        "peers": tmp_path / "peers.toml", "minilm": model, "data": data, "work": tmp_path / "work",
+        "out": tmp_path / "out.md", "parts": "minilm-1,sst2",
     }  # fmt: skip
-    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, str(ROOT / "benchmarks" / "bench_cpu.py"), "--quick", *words]
     subprocess.run(command, env=environment(), capture_output=True, check=True)
     page = (tmp_path / "out.md").read_text("utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
     assert page.startswith("## edgebert on CPUs beside its peers\n")
-    assert [row[0] for row in rows] == ["", "edgebert cpu fp32", "torch fp32", "never installed"] * 2
-    assert rows[1][2] == "1.00 (1.00 to 1.00)"
-    assert float(rows[2][4]) < 1e-4
+    assert [row[0] for row in rows] == ["", "one", "unconverted", "never installed"] * 2
+    assert rows[1][1:3] == ["4.0 (4.0 to 4.0)", "1.00 (1.00 to 1.00)"]
+    assert rows[2][1] == rows[6][1] == "no such conversion"
     assert rows[3][1] == rows[7][1] == "not installed: make peers"
-    assert rows[5][4] == rows[6][4]
-    assert "- torch fp32: eager, fp32; torch " in page
+
+
+def test_edgeberts_worker_answers_as_the_checkpoint_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "cpu")
+    worker, ours = importlib.import_module("worker"), importlib.import_module("edgebert_worker")
+    model = tiny.checkpoint(tmp_path / "model", layers=1)
+    settings = {"model": str(model), "folder": str(tmp_path / "made"), "target": "cpu", "precision": "fp32"}
+    peer = ours.Edgebert({**settings, "threads": 1})
+    with one_trace_per_shape():
+        peer.prepare()
+    assert peer.open()["settings"] == "target cpu, fp32"
+    feed = worker.token_arrays(3, 7, 60)
+    reference = transformers.AutoModelForSequenceClassification.from_pretrained(model)
+    with torch.no_grad():
+        expected = reference(**{name: torch.from_numpy(array) for name, array in feed.items()}).logits.numpy()
+    np.testing.assert_allclose(peer.logits(feed), expected, atol=1e-4)
+    texts = tiny.texts(9, seed=3)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    assert peer.labels(texts) == worker.labelled(peer.logits, tokenizer, texts, 4)

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from random_models import WORDS
-
 from cpu.peers import ROOT
 from edgebert.families import FAMILIES
 from edgebert.shaping import sizes
@@ -61,8 +59,11 @@ def with_random_weights(shape: Sequence[str], work: Path) -> Model:
     if not path.exists():
         maker = ROOT / "benchmarks" / "random_models.py"
         subprocess.run([sys.executable, maker, path, "bert", *shape], check=True, stderr=subprocess.DEVNULL)
+    words = [
+        word for word in json.loads((path / "tokenizer.json").read_text("utf-8"))["model"]["vocab"] if word.isalnum()
+    ]
     draw = random.Random(0)
-    texts = [" ".join(draw.choices(WORDS, k=draw.randint(1, 126))) for _ in range(CALIBRATION_TEXTS)]
+    texts = [" ".join(draw.choices(words, k=draw.randint(1, 126))) for _ in range(CALIBRATION_TEXTS)]
     return Model(path, _written(work / "random-texts.json", texts))
 
 
