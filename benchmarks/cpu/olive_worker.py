@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -31,8 +32,9 @@ class Olive:
             "--output_path": str(folder),
         }  # fmt: skip
         words = [word for pair in arguments.items() for word in pair]
-        # Relative caches are written to where it is started.
+        # Its cache, a copy of every step, is written to where it is started.
         subprocess.run([sys.executable, "-m", "olive", "auto-opt", *words], check=True, cwd=folder)
+        shutil.rmtree(folder / ".olive-cache")
 
     def open(self) -> dict[str, str]:
         """Load the graph with the threads asked for."""
@@ -41,7 +43,7 @@ class Olive:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._settings["threads"]
-        (graph,) = (self._folder / self._settings["precision"]).rglob("model.onnx")
+        graph = self._folder / self._settings["precision"] / "model.onnx"
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._inputs = {value.name: TYPES[value.type] for value in self._session.get_inputs()}
         self._tokenizer = AutoTokenizer.from_pretrained(self._settings["model"])

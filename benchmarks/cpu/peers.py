@@ -14,7 +14,9 @@ WORKERS = Path(__file__).resolve().parent
 ROOT = WORKERS.parent.parent
 BOTH = ("arrays", "texts")
 # Nothing is asked of the network, and nobody is told.
-QUIET = {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore"}
+QUIET = {
+    "HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1", "OLIVE_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
