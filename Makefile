@@ -11,9 +11,13 @@ INTEROP := .interop
 INTEROP_PIP := $(subst $(VENV),$(INTEROP)/env,$(PIP))
 # And so has each library that serving is compared with; Optimum and sentence-transformers are those of interop.
 SERVING := .serving
+# And each of those that the CPU benchmark compares with, but for what is in the ones above.
+PEERS := .peers
+PEER_NAMES := olive nncf ctranslate2
+PEER_PIP = $(subst $(VENV),$(PEERS)/$*,$(PIP))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo interop serving-peers bench-serving soak clean
+.PHONY: help setup test lint demo interop serving-peers bench-serving soak peers bench-cpu clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -79,6 +83,21 @@ bench-serving: setup serving-peers ## first answer and HTTP traffic beside other
 soak: setup ## many threads, then 13 minutes at 70 % and 150 % of capacity (SOAK_ARGS="ARTIFACT --steady 60")
 	@$(PY) benchmarks/soak.py $(SOAK_ARGS)
 
+# What could not be installed is a row of the table that says why, so the benchmark runs without it.
+bench-cpu: setup ## time and score CPU artifacts beside other libraries, an hour (BENCH_ARGS="--parts sst2" narrows it)
+	@$(MAKE) --no-print-directory --keep-going peers || true
+	@$(PY) benchmarks/bench_cpu.py $(BENCH_ARGS)
+
+peers: $(INTEROP)/.ready $(PEER_NAMES:%=$(PEERS)/%/.ready)
+
+# What a failed installation said stays in the log, whose last line becomes the row.
+$(PEERS)/%/.ready: benchmarks/cpu/%.txt
+	@echo "environment of $* in $(PEERS)/$* (minutes on a slow line)"
+	@$(PYTHON) -m venv --clear $(PEERS)/$*
+	@{ $(PEER_PIP) -c $< torch && $(PEER_PIP) -r $<; } > $(PEERS)/$*.log 2>&1 || \
+	  { tail -n 1 $(PEERS)/$*.log >&2; rm -rf $(PEERS)/$*; exit 1; }
+	@touch $@
+
 clean: ## remove the environment, caches and build outputs; edgebert-out/ stays
-	@rm -rf $(VENV) $(INTEROP) $(SERVING) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(INTEROP) $(SERVING) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,6 +27,7 @@ import torch
 
 from edgebert.artifact import Architecture, Artifact, Manifest
 from edgebert.errors import InputError
+from edgebert.exporters.gelu import order_gelu
 from edgebert.exporters.signature import OPSET, GraphConfig, Sizes, with_sizes
 from edgebert.exporters.streamed import save_streamed
 from edgebert.families import FAMILIES
@@ -168,6 +169,7 @@ def _tidy(model: ir.Model, aliases: dict[str, str]) -> ir.Model:
     _hoist_transposes(model.graph)
     with _hidden_weights(model.graph):
         onnxscript.optimizer.optimize(model)
+    order_gelu(model.graph)
     _name_products(model.graph)
     return model
 

@@ -255,11 +255,15 @@ def _weight_behind(value: ir.Value | None) -> ir.Value | None:
 def _session_graph(model: Path) -> ir.Model:
     import onnxruntime
 
+    from edgebert.runtimes.ort import unwanted_fusions
+
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(Path(folder) / MODEL)
         options.log_severity_level = 3
-        onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(
+            str(model), options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted_fusions("int8")
+        )
         return ir.load(options.optimized_model_filepath)
 
 

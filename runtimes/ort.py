@@ -19,6 +19,11 @@ from edgebert.runtimes.fixed import to_its_shape
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked
 
 _PROVIDER = "CPUExecutionProvider"
+# What ONNX Runtime would fuse at load and then computes more slowly than the parts, an element at a time:
+# docs/decisions/016-what-stands-around-the-products.md.
+_SLOW = ("SkipLayerNormFusion",)
+# Makes a float product and a sum one, before the product could become an integer one (static int8 of a fixed shape).
+_GREEDY = ("MatMulAddFusion",)
 
 
 def open(artifact: Artifact, config: SessionConfig) -> Session:
@@ -60,10 +65,17 @@ def _engine(artifact: Artifact, config: SessionConfig) -> Any:
     if weights is not None:
         options.add_external_initializers_from_files_in_memory([EXTERNAL], [weights], [len(weights)])
     with _refusals("the graph", artifact, "export it again"):
-        engine = onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
+        engine = onnxruntime.InferenceSession(
+            model, options, providers=[_PROVIDER], disabled_optimizers=unwanted_fusions(artifact.manifest.precision)
+        )
     if engine.get_providers()[:1] != [_PROVIDER]:
         raise EnvironmentMissing(f"{_PROVIDER} is not available", "onnxruntime", "install onnxruntime")
     return engine
+
+
+def unwanted_fusions(precision: str) -> list[str]:
+    """What ONNX Runtime must not do with a graph of this precision."""
+    return [*_SLOW, *(_GREEDY if precision.startswith("int8") else ())]
 
 
 def _options(artifact: Artifact, config: SessionConfig) -> Any:

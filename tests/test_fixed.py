@@ -19,7 +19,7 @@ from edgebert.artifact import Artifact, Manifest
 from edgebert.build import export
 from edgebert.errors import InputError, ItemError, UsageError
 from edgebert.exporters.graph import MODEL, build_graph, trace
-from edgebert.exporters.quantize import DynamicConfig, quantize_dynamic
+from edgebert.exporters.quantize import DynamicConfig, integer_coverage, quantize_dynamic
 from edgebert.exporters.signature import OPSETS, GraphConfig
 from edgebert.judging import parity
 from edgebert.registry import target_named
@@ -66,16 +66,17 @@ def test_answers_are_those_of_the_graph_of_any_shape(family: str, task: str, cou
 
 
 @each_pair
-def test_int8_is_as_close_as_ever(family: str, task: str, exports: Exports) -> None:
-    exact, rounded = fixed(exports, family, task), fixed(exports, family, task, "int8")
+@pytest.mark.parametrize("precision", ["int8", "int8-static"])
+def test_int8_is_as_close_as_ever(family: str, task: str, precision: str, exports: Exports) -> None:
+    exact, rounded = fixed(exports, family, task), fixed(exports, family, task, precision)
     batches = parity.feeds(TextTokenizer(exact), tiny.texts(24, seed=7))
     run = parity.runner(reference_session(exports.checkpoint(family, task)), exact)
     truth = outputs(run, batches, TASKS[task].compared)
-    line, _ = parity.onnx_stage("int8", truth, rounded, batches)
+    line, _ = parity.onnx_stage("int8", truth, rounded, batches, "cpu")
     # Whether the likeliest of random weights' guesses changes is chance.
     assert line.max_abs_error <= line.tolerance
     assert line.cosine >= line.min_cosine
-    assert rounded.manifest.checks["integer"]["float"] == []
+    assert integer_coverage(rounded.path / MODEL)["float"] == []
 
 
 @each_pair

@@ -23,6 +23,7 @@ from edgebert import stage
 from edgebert.artifact import Artifact
 from edgebert.errors import InputError, ItemError, UsageError
 from edgebert.machine import allowed_threads
+from edgebert.runtimes.ov import LENGTH_STEP
 from edgebert.serving.answers import normalized, pool, softmax
 from edgebert.serving.model import Model, load
 from edgebert.serving.tokens import TextTokenizer, batches
@@ -168,11 +169,11 @@ def test_the_engines_arrays_are_not_copied(classifier: Model, monkeypatch: pytes
     session: Any = classifier._session
     run = session.run
 
-    def keep(feed: Any) -> Any:
+    def remembered(feed: Any) -> Any:
         given.append(run(feed))
         return given[-1]
 
-    monkeypatch.setattr(session, "run", keep)
+    monkeypatch.setattr(session, "run", remembered)
     found = classifier.run(classifier.tokenizer.collate(classifier.tokenize(TEXTS[:3])))
     assert found is given[0]["logits"]
 
@@ -279,6 +280,17 @@ def test_threads_are_those_asked_for_and_allowed(exports: Exports) -> None:
         with load(path, threads=asked) as model:
             facts = model.facts()
             assert (facts["threads"], facts["provider"]) == (expected, "CPUExecutionProvider")
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_the_share_of_padding_is_among_the_facts(target: str, exports: Exports) -> None:
+    texts = ["a film", "a film that is long and slow"]
+    with load(exports.artifact("bert", TASKS[0]).path, target, threads=1) as model:
+        assert model.facts()["padding"] == 0
+        lengths = [len(tokens) for tokens in model.tokenize(texts)]
+        model.predict(texts)
+        longest = max(lengths) if target == "cpu" else -(-max(lengths) // LENGTH_STEP) * LENGTH_STEP
+        assert model.facts()["padding"] == pytest.approx(1 - sum(lengths) / (2 * longest), abs=1e-3)
 
 
 @pytest.mark.parametrize("mode", ["mean", "cls", "max"])

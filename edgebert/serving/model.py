@@ -126,6 +126,8 @@ class Model:
         self._task = TASKS[artifact.manifest.task]
         self._problem = problem_of(artifact.manifest)
         self._said_truncated = False
+        # Tokens of texts, and of the batches that they were given to the engine in.
+        self._tokens = self._given = 0
 
     def predict(self, texts: Sequence[Text]) -> list[Prediction]:
         """Label, score and scores of each text (or pair), in order; of a regression, the value as ``score``."""
@@ -301,18 +303,22 @@ class Model:
         return self._task.joined(session.run(feed))
 
     def facts(self) -> dict[str, Any]:
-        """What really runs here: artifact, runtime, version, provider, threads.
+        """What really runs here: artifact, runtime, version, provider, threads; ``padding``, as a share of all tokens.
 
         Of a folder of several artifacts also ``choice``: why this one, and why not each of the others.
         """
         manifest = self.artifact.manifest
         session = self._session
+        engine = session.facts() if session else {}
+        # What batches were padded with to their longest text, and the engine to the lengths that it has.
+        used = (self._tokens / self._given if self._given else 1.0) * (1 - engine.get("padding", 0.0))
         return {
             "artifact": str(self.artifact.path),
             "digest": self.artifact.digest,
             "precision": manifest.precision,
             **({"choice": self.choice.facts()} if self.choice else {}),
-            **(session.facts() if session else {}),
+            **engine,
+            "padding": round(1 - used, 4),
         }
 
     def close(self) -> None:
@@ -342,13 +348,19 @@ class Model:
         windows = [window for _, window in places]
         picked: dict[int, T] = {}
         for rows in batches(windows, MAX_BATCH_TOKENS):
-            feed = self.tokenizer.collate([windows[i] for i in rows])
+            feed = self._collated([windows[i] for i in rows])
             found = self._checked(self.run(feed), (*feed["input_ids"].shape, width))
             picked |= {index: pick(row, windows[index]) for index, row in zip(rows, found, strict=True)}
         result: list[list[T]] = [[] for _ in tokens]
         for index, (text, _) in enumerate(places):
             result[text].append(picked[index])
         return result
+
+    def _collated(self, windows: Sequence[Tokens]) -> Batch:
+        feed = self.tokenizer.collate(windows)
+        # Without a lock: calls at once may lose a count, and a share needs no more.
+        self._tokens, self._given = self._tokens + sum(map(len, windows)), self._given + feed["input_ids"].size
+        return feed
 
     def _checked(self, found: Float, shape: tuple[int, ...]) -> Float:
         if found.shape != shape:
@@ -361,7 +373,7 @@ class Model:
         windows = [window for item in tokens for window in item.windows]
         result = np.empty((len(windows), width), dtype=np.float32)
         for rows in self._groups(windows):
-            feed = self.tokenizer.collate([windows[i] for i in rows])
+            feed = self._collated([windows[i] for i in rows])
             result[rows] = self._checked(finish(self.run(feed), feed), (len(rows), width))
         return result if len(windows) == len(tokens) else averaged(result, tokens)
 
