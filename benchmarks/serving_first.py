@@ -45,16 +45,14 @@ print(json.dumps([requirement, installed(requirement), versions(dict.fromkeys(na
 def first_answer(python: Path, program: str) -> tuple[float, int]:
     """Seconds to the first answer, and resident bytes after it. Raises CalledProcessError where there is none."""
     start = time.perf_counter()
-    with subprocess.Popen(
-        [python, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([python, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = process.stdout.readline()
         taken = time.perf_counter() - start
-        rest, errors = process.communicate()
+        resident = process.stdout.read()
     if process.returncode or not said.strip():
-        raise subprocess.CalledProcessError(process.returncode, [str(python)], said + rest, errors)
-    return taken, int(rest)
+        raise subprocess.CalledProcessError(process.returncode, [str(python)], said + resident)
+    return taken, int(resident)
 
 
 def main() -> None:
