@@ -41,6 +41,7 @@ HEAVY_MODULES = (
     "edgebert.runtimes.reference",
     "edgebert.shaping.checkpoint",
     "edgebert.shaping.depth",
+    "edgebert.shaping.fresh",
     "edgebert.shaping.vocab",
     "edgebert.training",
 )
