@@ -43,6 +43,7 @@ HEAVY_MODULES = (
     "edgebert.shaping.depth",
     "edgebert.shaping.fresh",
     "edgebert.shaping.vocab",
+    "edgebert.shaping.width",
     "edgebert.training",
 )
 HEAVY_FREE = ("edgebert.training.data",)

@@ -48,6 +48,7 @@ class Tolerance:
 # fp32: another order of summation. int8: docs/decisions/004-parity-tolerances.md has the measurements.
 TOLERANCES = {
     "truncate": Tolerance(0.0, 1.0 - 1e-12, 1.0),
+    "width": Tolerance(1e-5, 1.0 - 1e-8, 1.0),
     "fp32": Tolerance(1e-4, 1.0 - 1e-6, 1.0),
     "bf16": Tolerance(0.1, 0.999, 0.95),
     "int8": Tolerance(0.5, 0.97, 0.9),
