@@ -132,7 +132,7 @@ def test_copies_go_their_own_ways_in_training(models: dict[tuple[str, str], Arti
         assert torch.equal(part.bias[unit], part.bias[copy])  # type: ignore[index]
     module(input_ids=torch.tensor([[2, 9, 8, 7, 3]]), labels=torch.tensor([1])).loss.backward()
     for part, unit, copy in ((neurons, 3, 3 + FFN), (queries, 3, 3 + HIDDEN)):
-        gradient = part.weight.grad  # type: ignore[union-attr]
+        gradient = part.weight.grad
         assert isinstance(gradient, torch.Tensor)
         assert torch.cosine_similarity(gradient[unit], gradient[copy], dim=0) < 0.999
 

@@ -144,8 +144,8 @@ def _measured(build: Callable[..., Manifest], before: Artifact, *, exact: bool) 
 
 
 def _deviation(before: Artifact, after: Artifact) -> parity.Stage:
-    rows = [_answers(checkpoint) for checkpoint in (before, after)]
-    return parity.compare("width", "width", *rows, parity.choices_of(before.manifest))
+    choices = parity.choices_of(before.manifest)
+    return parity.compare("width", "width", _answers(before), _answers(after), choices)
 
 
 def _answers(checkpoint: Artifact) -> list[parity.Float]:

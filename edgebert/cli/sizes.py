@@ -50,8 +50,10 @@ def _show(document: Document) -> str:
         )
         for s in document["shapes"]
     ]  # fmt: skip
-    heads = ("layers", "hidden", "heads", "ffn", "parameters", "MFLOP/token", "fp32 MB", "fp16 MB", "int8 MB")
-    heads = (*(["name"] if named else []), *heads, *(f"{p} ms" for p in precisions))
+    heads = (
+        *(["name"] if named else []), "layers", "hidden", "heads", "ffn", "parameters", "MFLOP/token",
+        "fp32 MB", "fp16 MB", "int8 MB", *(f"{p} ms" for p in precisions),
+    )  # fmt: skip
     lines = [document["model"] or "published encoders", table(heads, rows)]
     if "measured" in document:
         lines += ["ms: p50 of one text, predicted from two measured depths of each width"]
