@@ -174,7 +174,7 @@ class Bench:
         if name not in self._models:
             asked = self._asked
             self._models[name] = (
-                models.with_random_weights(asked.base.split(","), self._work)
+                models.with_random_weights(asked.base.split(","), asked.minilm, self._work)
                 if name == "base"
                 else models.fine_tuned(asked.minilm, asked.data, self._work)
             )

@@ -24,7 +24,7 @@ from edgebert.families import FAMILIES
 from edgebert.files import open_plain, read_plain
 from edgebert.strict_json import canonical_json, parse_json
 from edgebert.tasks import TASKS, Problem
-from edgebert.tolerances import TOLERANCES
+from edgebert.tolerances import PRECISIONS
 
 MANIFEST = "edgebert.json"
 # The manifest holds everybody's hash but its own. In the format of sha256sum.
@@ -290,7 +290,7 @@ def _check_words(manifest: Manifest, where: str) -> None:
         ("format", manifest.format, FORMATS),
         ("task", manifest.task, TASKS),
         ("architecture.family", manifest.architecture.family, FAMILIES),
-        ("precision", manifest.precision.partition("-")[0], TOLERANCES),
+        ("precision", manifest.precision.partition("-")[0], PRECISIONS),
         ("pooling.mode", pooling, POOLING_MODES),
     ):
         if word not in known:

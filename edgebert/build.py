@@ -6,8 +6,11 @@ from edgebert.building.distilling import distill, learns_labels, train_stage, wi
 from edgebert.building.exporting import Exporter, export
 from edgebert.building.places import bytes_needed, check_output
 from edgebert.building.resizing import kept_layers, pruned, resize
+from edgebert.building.widths import ROUNDS, Asked
 
 __all__ = [
+    "ROUNDS",
+    "Asked",
     "Exporter",
     "bytes_needed",
     "check_output",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from edgebert.errors import InputError
 
@@ -48,6 +48,85 @@ UNIGRAM = TokenizerParts(
 )
 
 
+Units = Literal["hidden", "heads", "ffn", "embedding"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module with parameters of its own, by what it makes and what it reads.
+
+    A Linear has rows that make units and columns that read some, its bias goes with the rows; a LayerNorm makes what
+    it reads. A table (``table``: of embeddings, or of the words that a masked model chooses from, which is the same
+    one) has columns that are units, not readers of them. None is no units that a model's width changes: words,
+    positions, labels. ``guesses``: what it makes is read by the table of words.
+    """
+
+    makes: Units | None
+    reads: Units | None = None
+    table: bool = False
+    guesses: bool = False
+
+
+_WORDS = Part("embedding", table=True)
+_HEAD, _DENSE = Part(None, "hidden"), Part("hidden", "hidden")
+_ATTENTION, _FFN = (Part("heads", "hidden"), Part("hidden", "heads")), (Part("ffn", "hidden"), Part("hidden", "ffn"))
+_GUESS = Part("embedding", "hidden"), Part("embedding", guesses=True)
+# By the end of the module's name, the longest that fits.
+_BERT_PARTS: Mapping[str, Part] = {
+    "word_embeddings": _WORDS,
+    "position_embeddings": _WORDS,
+    "token_type_embeddings": _WORDS,
+    "embeddings.LayerNorm": Part("embedding"),
+    "embeddings_project": Part("hidden", "embedding"),
+    "attention.self.query": _ATTENTION[0],
+    "attention.self.key": _ATTENTION[0],
+    "attention.self.value": _ATTENTION[0],
+    "attention.output.dense": _ATTENTION[1],
+    "attention.output.LayerNorm": Part("hidden"),
+    "intermediate.dense": _FFN[0],
+    "output.dense": _FFN[1],
+    "output.LayerNorm": Part("hidden"),
+    "pooler.dense": _DENSE,
+    "classifier": _HEAD,
+    "classifier.dense": _DENSE,
+    "classifier.out_proj": _HEAD,
+    "qa_outputs": _HEAD,
+    "cls.predictions": Part(None),
+    "cls.predictions.transform.dense": _GUESS[0],
+    "cls.predictions.transform.LayerNorm": _GUESS[1],
+    "cls.predictions.decoder": _WORDS,
+    "cls.seq_relationship": _HEAD,
+    "lm_head": Part(None),
+    "lm_head.dense": _GUESS[0],
+    "lm_head.layer_norm": _GUESS[1],
+    "lm_head.decoder": _WORDS,
+    "generator_predictions.dense": _GUESS[0],
+    "generator_predictions.LayerNorm": _GUESS[1],
+    "generator_lm_head": _WORDS,
+    "discriminator_predictions.dense": _DENSE,
+    "discriminator_predictions.dense_prediction": _HEAD,
+}
+_DISTILBERT_PARTS: Mapping[str, Part] = {
+    "word_embeddings": _WORDS,
+    "position_embeddings": _WORDS,
+    "embeddings.LayerNorm": Part("embedding"),
+    "attention.q_lin": _ATTENTION[0],
+    "attention.k_lin": _ATTENTION[0],
+    "attention.v_lin": _ATTENTION[0],
+    "attention.out_lin": _ATTENTION[1],
+    "sa_layer_norm": Part("hidden"),
+    "ffn.lin1": _FFN[0],
+    "ffn.lin2": _FFN[1],
+    "output_layer_norm": Part("hidden"),
+    "pre_classifier": _DENSE,
+    "classifier": _HEAD,
+    "qa_outputs": _HEAD,
+    "vocab_transform": _GUESS[0],
+    "vocab_layer_norm": _GUESS[1],
+    "vocab_projector": _WORDS,
+}
+
+
 @dataclass(frozen=True)
 class Family:
     """One Hugging Face ``model_type`` and the names its checkpoints use.
@@ -58,6 +137,7 @@ class Family:
     ``embedding_key`` says where there is one (else as the hidden states), and ``projection`` names the weights
     that widen them.
     ``position_offset`` is how many rows of the position table are no positions (roberta: padding).
+    ``parts`` are its modules that have parameters, by the ends of their names.
     """
 
     name: str
@@ -85,6 +165,13 @@ class Family:
         "special_tokens_map.json",
         "vocab.txt",
     )
+    parts: Mapping[str, Part] = field(default_factory=lambda: _BERT_PARTS)
+
+    def part(self, module: str) -> Part | None:
+        """What the module of that name is; None where it is unknown."""
+        words = module.split(".")
+        ends = (".".join(words[start:]) for start in range(len(words)))
+        return next((self.parts[end] for end in ends if end in self.parts), None)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -139,6 +226,7 @@ FAMILIES: Mapping[str, Family] = {
             token_types=False,
             pooler=False,
             dense_in_head=True,
+            parts=_DISTILBERT_PARTS,
         ),
         _ROBERTA,
         _XLM_ROBERTA,

@@ -22,10 +22,13 @@ class Tolerance:
 # fp32: another order of summation. int8, and ``elsewhere``: docs/decisions/004-parity-tolerances.md has measurements.
 TOLERANCES: Mapping[str, Tolerance] = {
     "truncate": Tolerance(0.0, 1.0 - 1e-12, 1.0, 0.0),
+    "width": Tolerance(1e-5, 1.0 - 1e-8, 1.0, 0.0),
     "fp32": Tolerance(1e-4, 1.0 - 1e-6, 1.0, 1e-4),
     "bf16": Tolerance(0.1, 0.999, 0.95, 0.03),
     "int8": Tolerance(0.5, 0.97, 0.9, 0.01),
 }
+# Those that artifacts have; the others are steps of the ledger.
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
 def tolerance_of(precision: str) -> Tolerance:

@@ -41,7 +41,9 @@ HEAVY_MODULES = (
     "edgebert.runtimes.reference",
     "edgebert.shaping.checkpoint",
     "edgebert.shaping.depth",
+    "edgebert.shaping.fresh",
     "edgebert.shaping.vocab",
+    "edgebert.shaping.width",
     "edgebert.training",
 )
 HEAVY_FREE = ("edgebert.training.data",)

@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from edgebert import build
+from edgebert.building.widths import Asked
 from edgebert.judging.evaluate import evaluate
+from edgebert.runtimes.reference import reference_session
 from edgebert.serving.model import load
+from edgebert.serving.tokens import TextTokenizer
+from edgebert.shaping.checkpoint import open_checkpoint
+from edgebert.tasks import TASKS
 from edgebert.training.data import match_labels, read
 
 
@@ -48,3 +53,21 @@ def test_a_fine_tuned_checkpoint_keeps_its_accuracy(shared: Path, tmp_path: Path
             found.append(evaluate(opened, matched.test).metric_value().value)
     assert found[0] == pytest.approx(0.887, abs=0.002)
     assert found[1] == pytest.approx(found[0], abs=0.01)
+
+
+@pytest.mark.parametrize("asked", [Asked(ffn=2304), Asked(hidden=768), Asked(hidden=1152, ffn=2048)])
+def test_wider_real_weights_answer_as_before(asked: Asked, minilm: str, shared: Path, tmp_path: Path) -> None:
+    """A fine-tuned classifier's logits, and all token vectors of a sentence encoder."""
+    texts = read(shared / "data" / "sst2_sent").test[:32]
+    for number, name in enumerate((minilm, str(shared / "models" / "minilm-l6-sst2"))):
+        source, made = open_checkpoint(name), build.resize(name, tmp_path / str(number), asked=asked)
+        assert made.manifest.checks["width"]["exact"]
+        tokenizer = TextTokenizer(source)
+        feed = tokenizer.collate(tokenizer.encode([row.text for row in texts]))
+        task = TASKS[source.manifest.task]
+        before, after = (task.joined(reference_session(one).run(feed)) for one in (source, made))
+        if task.pools:
+            mask = feed["attention_mask"].astype(bool)
+            before, after = before[mask], after[mask]
+            before = np.tile(before, after.shape[1] // before.shape[1])
+        assert np.abs(after - before).max() < 1e-5

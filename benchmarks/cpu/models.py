@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from edgebert.shaping import sizes
 from edgebert.tasks import TASKS
 from edgebert.training.data import read, sample_texts
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 # What NNCF asks for; edgebert calibrates on the train part itself.
 CALIBRATION_TEXTS = 300
 
@@ -53,12 +55,18 @@ class Model:
         return float(sizes.flops_per_token(shape, length) * batch * length)
 
 
-def with_random_weights(shape: Sequence[str], work: Path) -> Model:
-    """A BERT classifier of this shape (vocabulary, layers, width, heads, FFN), made once."""
+def with_random_weights(shape: Sequence[str], tokenizer: Path, work: Path) -> Model:
+    """A BERT classifier of this shape (vocabulary, layers, width, heads, FFN), made once.
+
+    Its ``tokenizer`` is that of a checkpoint: some peers load none but a whole BERT's.
+    """
     path = work / f"random-{'-'.join(shape)}"
     if not path.exists():
         maker = ROOT / "benchmarks" / "random_models.py"
         subprocess.run([sys.executable, maker, path, "bert", *shape], check=True, stderr=subprocess.DEVNULL)
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).is_file():
+            shutil.copyfile(tokenizer / name, path / name)
     words = [
         word for word in json.loads((path / "tokenizer.json").read_text("utf-8"))["model"]["vocab"] if word.isalnum()
     ]

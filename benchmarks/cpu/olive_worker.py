@@ -54,10 +54,8 @@ class Olive:
 
     def logits(self, feed: Feed) -> Any:
         """One call, arrays to arrays, in the types that the graph takes."""
-        types = {"tensor(int32)": "int32", "tensor(int64)": "int64"}
-        return self._session.run(
-            None, {name: feed[name].astype(types[kind], copy=False) for name, kind in self._inputs}
-        )[0]
+        arrays = {name: feed[name].astype(kind, copy=False) for name, kind in self._inputs.items()}
+        return self._session.run(None, arrays)[0]
 
     def labels(self, texts: Sequence[str]) -> list[int]:
         """In length-sorted batches."""

@@ -1,15 +1,17 @@
-"""Resizing: which layers and tokens of a checkpoint stay."""
+"""Resizing: which layers, widths and tokens a checkpoint is given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgebert import stage
-from edgebert.artifact import Artifact
+from edgebert.artifact import Architecture, Artifact
 from edgebert.building.places import check_output
+from edgebert.building.widths import AS_IT_IS, ROUNDS, Asked, Stage, fresh_shape, in_turn, shape_for, width_stages
 from edgebert.errors import UsageError
 from edgebert.judging.evaluate import texts_of
 from edgebert.shaping import sizes
@@ -20,6 +22,8 @@ from edgebert.training.data import Data, read
 
 if TYPE_CHECKING:
     from edgebert.training.importance import Importance
+
+Init = Literal["pretrained", "scratch"]
 
 
 def kept_layers(
@@ -55,9 +59,13 @@ def pruned(source: Artifact, data: Data, out: Path, *, force: bool = False) -> A
     What it costs other texts is measured on the data's other parts: ``manifest.checks["vocab"]`` holds it.
     Raises InputError for a tokenizer that is neither WordPiece nor byte-level BPE.
     """
+    return in_turn(source, [_pruning(data)], out, force=force)
+
+
+def _pruning(data: Data) -> Stage:
     others = data.dev if data.test_is_dev else (*data.dev, *data.test)
     build = partial(prune_vocab, texts=texts_of(data.train), others=texts_of(others))
-    return stage.run("prune-vocab", build, source, PruneConfig(data.digest), out, force=force)
+    return "prune-vocab", build, PruneConfig(data.digest)
 
 
 def resize(
@@ -65,32 +73,55 @@ def resize(
     out: str | Path,
     layers: int | None = None,
     *,
+    asked: Asked = AS_IT_IS,
+    init: Init = "pretrained",
     keep: str = KEEP_FIRST,
     data: str | Path | None = None,
     prune: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
+    rounds: int = ROUNDS,
+    seed: int = 0,
     force: bool = False,
     tell: Callable[[Importance], None] | None = None,
 ) -> Artifact:
-    """A checkpoint with fewer layers, or with the tokens that the data ``prune`` needs, or both, at ``out``.
+    """A checkpoint of another shape at ``out``: other layers, widths as ``asked``, the tokens that ``prune`` needs.
 
-    ``keep`` and ``tell`` are :func:`kept_layers`', which may measure on ``data``. Raises UsageError where neither is
-    asked for, for layers that do not exist and for an ``out`` that does.
+    ``init`` "scratch" makes a fresh model of any shape with the model's tokenizer and labels. Else weights are kept:
+    ``keep`` and ``tell`` are :func:`kept_layers`', which may measure on ``data``; so is what goes where the result is
+    narrower, in ``rounds``; a wider one is made by copying, and ``manifest.checks["width"]`` says what either
+    changed. Raises UsageError where nothing is asked for, for shapes that the weights cannot be given, and for an
+    ``out`` that exists.
     """
     source, out = open_checkpoint(model), Path(out)
     check_output(source, out)
-    if layers is None and prune is None:
-        raise UsageError("nothing to change", "edgebert resize", "give --layers, --prune-vocab or both")
-    depth = source.manifest.architecture.layers
-    rows = None if data is None else read(data, columns)
-    (kept,) = kept_layers(source, [depth if layers is None else layers], keep, rows, tell=tell)
-    tokens = None if prune is None else read(prune, columns)
-    needed = sizes.weight_bytes(sizes.with_layers(shape_of(source), len(kept)))["fp32"]
-    stage.require_space(out, needed if tokens is None else 2 * needed, "resize")
-    if tokens is None:
-        return stage.run("truncate", truncate, source, TruncateConfig(kept), out, force=force)
-    if kept == tuple(range(depth)):
-        return pruned(source, tokens, out, force=force)
+    if layers is None and prune is None and not asked.anything and init == "pretrained":
+        raise UsageError("nothing to change", "edgebert resize", "give --layers, a width, --prune-vocab or --init")
+    old, rows = source.manifest.architecture, None if data is None else read(data, columns)
+    if init == "scratch":
+        shape = fresh_shape(old, asked, layers)
+        stages = [_fresh(shape, seed)]
+    else:
+        shape = shape_for(old, asked, rows)
+        (kept,) = kept_layers(source, [old.layers if layers is None else layers], keep, rows, tell=tell)
+        shape = replace(shape, layers=len(kept))
+        stages = [] if kept == tuple(range(old.layers)) else [("truncate", truncate, TruncateConfig(kept))]
+    stages += [] if prune is None else [_pruning(read(prune, columns))]
+    larger = max(_weights(source, old), _weights(source, shape))
+    stage.require_space(out, (len(stages) + 2) * larger, "resize")
+    if init == "scratch" or replace(shape, layers=old.layers) == old:
+        return in_turn(source, stages or [("truncate", truncate, TruncateConfig(kept))], out, force=force)
     with stage.scratch(out) as work:
-        shallow = stage.run("truncate", truncate, source, TruncateConfig(kept), work / "shallow")
-        return pruned(shallow, tokens, out, force=force)
+        start = in_turn(source, stages, work / "start") if stages else source
+        return in_turn(start, width_stages(start, shape, rows, rounds, seed), out, force=force)
+
+
+def _fresh(shape: Architecture, seed: int) -> Stage:
+    from edgebert.shaping.fresh import FreshConfig, fresh
+
+    return "fresh", fresh, FreshConfig(shape, seed)
+
+
+def _weights(source: Artifact, shape: Architecture) -> int:
+    """Bytes of the weights that a checkpoint of that shape has."""
+    resized = replace(shape_of(source), layers=shape.layers, hidden=shape.hidden, ffn=shape.ffn)
+    return sizes.weight_bytes(resized)["fp32"]

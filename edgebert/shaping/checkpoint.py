@@ -188,10 +188,14 @@ def _problem_of(config: Mapping[str, Any], task: Task, labels: tuple[str, ...], 
     return problem
 
 
-def shape_of(source: Artifact) -> Shape:
-    """What the size of a checkpoint depends on, for the arithmetic of ``sizes.py``."""
+def shape_of(source: Artifact, head: tuple[Task, int] | None = None) -> Shape:
+    """What the size of a checkpoint depends on, for the arithmetic of ``sizes.py``.
+
+    ``head`` None is its own; else that of a task for so many labels.
+    """
     config = read_json(source.path / "config.json")
-    return sizes.shape_of(config, _family(source), TASKS[source.manifest.task], len(source.manifest.labels))
+    task, labels = head or (TASKS[source.manifest.task], len(source.manifest.labels))
+    return sizes.shape_of(config, _family(source), task, labels if task.has_labels else 0)
 
 
 def _task_of(config: Mapping[str, Any], folder: Path, name: str) -> Task:

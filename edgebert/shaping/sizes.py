@@ -97,7 +97,8 @@ def parameters(shape: Shape) -> int:
 def flops_per_token(shape: Shape, seq_len: int) -> int:
     """FLOPs of the encoder for one token of a text of ``seq_len`` tokens, attention included."""
     h, f = shape.hidden, shape.ffn
-    return shape.layers * 2 * (4 * h * h + 2 * h * f + 2 * seq_len * h)
+    widening = int(shape.projected) * shape.table_width * h
+    return 2 * (widening + shape.layers * (4 * h * h + 2 * h * f + 2 * seq_len * h))
 
 
 def weight_bytes(shape: Shape) -> dict[str, int]:
