@@ -173,10 +173,12 @@ def test_a_broken_artifact_is_an_error_and_not_passed_over(exports: Exports, tmp
         load(tmp_path)
 
 
-def test_a_folder_without_any_says_so(tmp_path: Path) -> None:
+def test_what_holds_none_says_so(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="not an edgebert artifact"):
-        load(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    for path in (tmp_path, tmp_path / "file", tmp_path / "nowhere", "a\0b"):
+        with pytest.raises(InputError, match="not an edgebert artifact"):
+            load(path)
 
 
 def test_a_graph_of_one_shape_comes_after_those_of_any(exports: Exports) -> None:

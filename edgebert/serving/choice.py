@@ -75,8 +75,8 @@ def opened(path: Path, target: str | None = None) -> tuple[Artifact, Choice | No
     With ``target``, of several only those that were made for it. Raises InputError where there is none, or where they
     are of several models; EnvironmentMissing where none can run here.
     """
-    offers = [] if (path / MANIFEST).is_file() else _offers(path)
-    if not offers:
+    several = path.is_dir() and not (path / MANIFEST).is_file()
+    if not (offers := _offers(path) if several else []):
         return Artifact.open(path), None
     passed_over: dict[str, str] = {}
     for place, offer in enumerate(offers):

@@ -59,11 +59,10 @@ def load(
     ``target`` defaults to the one it was made for, and of several leaves those made for it alone;
     ``threads`` defaults to all that this process may use, ``max_length`` (tokens, specials included) to the
     model's own. ``cache_dir`` and ``trust_engine`` concern targets that compile engines; the folder is made (0700)
-    where there is none. ``overflow`` is
-    what becomes of texts longer than ``max_length``: ``truncate`` cuts them, ``error`` raises ItemError,
-    ``chunk`` reads them in windows that overlap: logits and vectors are averaged by the tokens that each window speaks
-    for, tokens are tagged where most stands around them, and of answers to questions the best counts. Unless it is
-    said, texts are cut, and contexts of questions read in windows.
+    where there is none. ``overflow`` is what becomes of texts longer than ``max_length``: ``truncate`` cuts them,
+    ``error`` raises ItemError, ``chunk`` reads them in windows that overlap: logits and vectors are averaged by the
+    tokens that each window speaks for, tokens are tagged where most stands around them, and of answers to questions
+    the best counts. Unless it is said, texts are cut, and contexts of questions read in windows.
 
     The artifact first proves itself on its golden vectors: what it answers here must be what it answered where it was
     made. Raises InputError for a folder that is no sound artifact, EnvironmentMissing where the target cannot
