@@ -117,9 +117,10 @@ def test_every_method_gives_a_finite_gradient() -> None:
             logits, hidden, pooled = (
                 tensor.requires_grad_() for tensor in (random(2, 3), random(2, 4, 5), random(2, 5))
             )
+            theirs = random(2, 4, 5, seed=1)
             batch = Batch(
-                student=Outputs(logits, (hidden,), pooled),
-                teacher=Outputs(random(2, 3, seed=1), (random(2, 4, 5, seed=1),), random(2, 5, seed=1)),
+                student=Outputs(logits, (hidden,), pooled, (hidden,)),
+                teacher=Outputs(random(2, 3, seed=1), (theirs,), random(2, 5, seed=1), (theirs,)),
                 mask=torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]),
                 labels=torch.tensor([0, 2]),
             )

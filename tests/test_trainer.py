@@ -337,7 +337,7 @@ MISFITS: dict[str, tuple[TrainConfig, dict[str, Any], type[EdgebertError], str]]
     "other labels": (DISTILL, {"labels": ("x", "y")}, InputError, "labels differ"),
     "other order": (DISTILL, {"labels": LABELS[::-1]}, InputError, "labels differ"),
     "other task": (DISTILL, {"task": "feature-extraction"}, InputError, "tasks differ"),
-    "other width": (DISTILL, {"hidden": 64}, InputError, "widths differ: 32 and 64.*--method logits"),
+    "other width": (DISTILL, {"hidden": 64}, InputError, "widths differ: 32 and 64.*--method relations"),
     "other vocabulary": (DISTILL, {"vocab": 9}, InputError, "vocabularies differ"),
     "scores": (QUICK, {"data": replace(DATA, kind="score")}, InputError, "scores, for single_label_classification"),
     "no labels": (QUICK, {"data": replace(DATA, kind="none")}, InputError, "no labels to train on"),

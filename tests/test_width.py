@@ -199,6 +199,8 @@ def test_shapes_that_weights_can_be_given(
         (["--heads", 3], "--data: give text"),
         ([], "give --layers, a width"),
         (["--init", "scratch", "--heads", 5], "give both"),
+        (["--init", "scratch", "--layers", 0], "a number from 1 up"),
+        (["--layers", 0], "a number from 1 to 2"),
         (["--hidden", 0], "--hidden"),
         (["--ffn", 64, "--init", "magic"], "--init"),
     ],

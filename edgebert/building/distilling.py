@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebert import stage
-from edgebert.artifact import Artifact, problem_of
+from edgebert.artifact import Artifact, Manifest, problem_of
 from edgebert.building.exporting import Exporter
 from edgebert.building.places import bytes_needed, check_output, depth_name, workplace
 from edgebert.building.resizing import kept_layers
@@ -108,8 +108,12 @@ def distill(
     model. A teacher not yet fine-tuned for the data's labels is fine-tuned first, with ``config``'s limits.
     Finished depths are kept, an interrupted one goes on. Raises UsageError and InputError before training.
     """
+    from edgebert.training.objectives import method_named
     from edgebert.training.plan import check_settings, teacher_recipe
 
+    together = method_named(config.method).together
+    if together:
+        config = replace(config, exits=tuple(sorted(set(layers))))
     check_settings(config)
     rows, folder = read(data, columns, config.seed), Path(out)
     named = open_checkpoint(model)
@@ -127,6 +131,8 @@ def distill(
         base, _, tuned = with_head(init_from, rows, folder / "base", config.seed)
     # Shown before anything is trained.
     kept = kept_layers(base, layers, keep, rows, tuned=tuned, seed=config.seed, tell=tell)
+    if together:
+        _check_nested(kept)
     teacher: Artifact | None = start
     if config.method == "none":
         teacher = None
@@ -137,13 +143,60 @@ def distill(
         teacher = train_stage(
             start, recipe, folder / "teacher", data=rows, teacher=None, work=folder / "work" / "teacher"
         )
-    students = []
     with workplace(folder) as work:
         cutter = Exporter(base, [], "", work)
-        for chosen in kept:
-            source, name = cutter.truncated(chosen), depth_name(chosen)
-            place = folder / file_name(f"{named.manifest.name}-{name}")
-            if not place.exists():
-                log.info("training %d layers", len(chosen))
-            students.append(train_stage(source, config, place, data=rows, teacher=teacher, work=folder / "work" / name))
+        name = named.manifest.name
+        sources = {folder / file_name(f"{name}-{depth_name(chosen)}"): cutter.truncated(chosen) for chosen in kept}
+        train = train_together if together else _train_alone
+        return train(sources, config, data=rows, teacher=teacher, work=folder / "work")
+
+
+def _check_nested(kept: Sequence[tuple[int, ...]]) -> None:
+    deepest = max(kept, key=len)
+    if any(chosen != deepest[: len(chosen)] for chosen in kept):
+        what = "depths that are trained together share their lower layers"
+        raise UsageError(what, "--keep", f"use {KEEP_FIRST}, or another --method")
+
+
+def _train_alone(
+    sources: Mapping[Path, Artifact], config: TrainConfig, *, data: Data, teacher: Artifact | None, work: Path
+) -> list[Artifact]:
+    students = []
+    for place, source in sources.items():
+        if not place.exists():
+            log.info("training %d layers", _depth(source))
+        students.append(train_stage(source, config, place, data=data, teacher=teacher, work=work / place.name))
     return students
+
+
+def train_together(
+    sources: Mapping[Path, Artifact], config: TrainConfig, *, data: Data, teacher: Artifact | None, work: Path
+) -> list[Artifact]:
+    """Train checkpoints of several depths in one run, each to its place; or open what an earlier run published.
+
+    Each shares its layers with the deeper ones. Raises UsageError where one was trained from something else.
+    """
+    from edgebert.training.trainer import train_exits, written
+
+    def publish(source: Artifact, config: TrainConfig, out: Path) -> Manifest:
+        return written(source, works[_depth(source)], out)
+
+    config = replace(config, data=data.digest, teacher=teacher.digest if teacher else "")
+    found = {place: Artifact.open(place) for place in sources if place.exists()}
+    for place, artifact in found.items():
+        _check_inputs(artifact, sources[place], config)
+    work /= "together"
+    if len(found) < len(sources):
+        log.info("training %s layers together", ", ".join(map(str, config.exits)))
+        deepest = max(sources.values(), key=_depth)
+        works = train_exits(deepest, config, data=data, teacher=teacher, work=work)
+    for place, source in sources.items():
+        if place not in found:
+            found[place] = stage.run("train", publish, source, config, place)
+    # Only now: until all are published, a killed run goes on from there.
+    shutil.rmtree(work, ignore_errors=True)
+    return [found[place] for place in sources]
+
+
+def _depth(source: Artifact) -> int:
+    return source.manifest.architecture.layers

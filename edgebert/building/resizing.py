@@ -102,7 +102,7 @@ def resize(
         stages = [_fresh(shape, seed)]
     else:
         shape = shape_for(old, asked, rows)
-        (kept,) = kept_layers(source, [old.layers if layers is None else layers], keep, rows, tell=tell)
+        (kept,) = kept_layers(source, [old.layers if layers is None else layers], keep, rows, seed=seed, tell=tell)
         shape = replace(shape, layers=len(kept))
         stages = [] if kept == tuple(range(old.layers)) else [("truncate", truncate, TruncateConfig(kept))]
     stages += [] if prune is None else [_pruning(read(prune, columns))]

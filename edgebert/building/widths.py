@@ -69,7 +69,9 @@ def shape_for(source: Architecture, asked: Asked, data: Data | None) -> Architec
 
 
 def fresh_shape(source: Architecture, asked: Asked, layers: int | None) -> Architecture:
-    """The shape of a fresh model. Raises UsageError where heads do not divide its hidden states."""
+    """The shape of a fresh model. Raises UsageError where heads do not divide its hidden states, or without layers."""
+    if layers is not None and layers < 1:
+        raise UsageError(f"a model of {layers} layers", "--layers", "a number from 1 up")
     hidden = asked.hidden or source.hidden
     heads = asked.heads or max(1, hidden * source.heads // source.hidden)
     if hidden % heads:

@@ -118,7 +118,7 @@ def _check_training(request: FitRequest, data: Data, source: Artifact) -> None:
         raise UsageError("the data has no labels for this model", request.data, "add a column label, tags or answers")
     encoder = source.manifest.pooling is not None and not build.learns_labels(source, data)
     if encoder and not method_named(request.student.method).encoder_terms:
-        remedy = "use --method hidden or logits"
+        remedy = "use a method with a teacher, such as hidden or relations"
         raise UsageError("a sentence encoder learns only from a teacher", f"--method {request.student.method}", remedy)
 
 

@@ -1,1 +1,1 @@
-"""Checkpoints and their shape: reading them, and changing how many layers they have."""
+"""Checkpoints and their shape: reading it, counting it, changing layers, widths and tokens."""

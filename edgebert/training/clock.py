@@ -9,19 +9,18 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edgebert.errors import CheckFailed
 from edgebert.progress import bar
-from edgebert.training.work import Best, Work
+from edgebert.training.work import Work
 
 log = logging.getLogger("edgebert")
 SECONDS_BETWEEN_LINES = 10.0
 
 
 class Clock(TrainerCallback):
-    """Saves every ``save_seconds``, evaluates after every epoch, keeps the best weights, reports progress.
+    """Saves every ``save_seconds``, evaluates after every epoch, reports progress.
 
     Never saves right before an evaluation: the generators' state after it is what the next epoch starts
     from, in the run that goes on as in the one that is resumed.
@@ -99,19 +98,13 @@ class Clock(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         metrics: Mapping[str, float] | None = None,
-        model: torch.nn.Module | None = None,
         **_: Any,
     ) -> None:
-        """Keep the weights if they are the best so far."""
-        if metrics is None or model is None:
+        """Say how good the weights are, and whether they are the best so far."""
+        if metrics is None:
             return
         value = metrics[f"eval_{self._metric}"]
-        if not math.isfinite(value):
-            raise CheckFailed(
-                f"training diverged (dev {self._metric} {value})", f"step {state.global_step}", "lower --lr"
-            )
-        better = self._work.offer(model, Best(value, state.global_step))
-        best = ", best so far" if better else ""
+        best = ", best so far" if metrics["eval_better"] else ""
         log.info("epoch %.3g: dev %s %.4f%s", state.epoch, self._metric, value, best)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgebert.artifact import Artifact, Manifest, problem_of, width_of
+from edgebert.artifact import Architecture, Artifact, Manifest, problem_of, width_of
 from edgebert.errors import InputError, UsageError
 from edgebert.families import FAMILIES
 from edgebert.stage import settings_of
@@ -18,6 +18,7 @@ from edgebert.training.batches import Collator, LengthGrouped, tokenize
 from edgebert.training.data import Data, match_labels, single_texts
 from edgebert.training.objectives import Method, method_named
 from edgebert.training.objectives.hidden import uniform_map
+from edgebert.training.objectives.relations import teacher_layer
 from edgebert.training.rows import Row
 from edgebert.training.targets import LABELLINGS, masked
 
@@ -28,6 +29,7 @@ class TrainConfig:
 
     ``alpha`` weighs cross-entropy on the given labels beside the teacher's soft labels (T² · KL, counted
     once); without a teacher it has no effect. ``max_steps`` is a limit beside ``epochs``.
+    ``exits`` are the depths that are trained together, for a method that does so.
     ``data`` and ``teacher`` are digests, kept for the history.
     """
 
@@ -41,6 +43,7 @@ class TrainConfig:
     hidden_weight: float = 1.0
     max_length: int = 128
     seed: int = 0
+    exits: tuple[int, ...] = ()
     data: str = ""
     teacher: str = ""
 
@@ -66,7 +69,8 @@ class Plan:
 
     ``rows`` are those of ``collate`` before they were tokenized, the first ``train_rows`` of them train, the rest dev;
     one that is read in windows stands there for each. ``states`` are the teacher's hidden states that the student's
-    are compared with.
+    are compared with, ``attention`` the layers of student and teacher whose relations are; ``inner_width`` is how wide
+    these are in the teacher.
     """
 
     key: str
@@ -78,6 +82,8 @@ class Plan:
     train_rows: int
     sampler: LengthGrouped
     states: tuple[int, ...]
+    attention: tuple[int, int] | None = None
+    inner_width: int = 0
 
     @property
     def encoder(self) -> bool:
@@ -87,7 +93,7 @@ class Plan:
     @property
     def metric(self) -> str:
         """What the best weights are chosen by; larger is better."""
-        return "negative loss" if self.encoder else problem_of(self.source.manifest).metric
+        return metric_of(self.source)
 
     @property
     def kind(self) -> Kind:
@@ -110,10 +116,11 @@ class Plan:
         """Numbers of the rows whose teacher outputs some step, or the evaluation, will ask for."""
         return sorted(self._rows_trained_on()) + (list(self.dev) if self.encoder else [])
 
-    def hidden_bytes(self) -> int:
-        """Size in float16 of the teacher's hidden states for all of :meth:`rows_compared`."""
+    def inner_bytes(self) -> int:
+        """Size in float16 of what goes on in the teacher's layers for all of :meth:`rows_compared`."""
         tokens = sum(len(self.collate.rows[index].ids) for index in self.rows_compared())
-        return tokens * len(self.states) * self.source.manifest.architecture.hidden * 2
+        # Queries, keys and values are three.
+        return tokens * (len(self.states) + 3 * (self.attention is not None)) * self.inner_width * 2
 
     def answer_bytes(self) -> int:
         """Size of the teacher's answers of tokens for all of :meth:`rows_compared`; those of whole texts are small."""
@@ -130,6 +137,11 @@ class Plan:
             seen.update(index for batch in batches for index in batch)
             left, epoch = left - len(batches), epoch + 1
         return seen
+
+
+def metric_of(source: Artifact) -> str:
+    """What the best weights of a checkpoint are chosen by; larger is better."""
+    return "negative loss" if source.manifest.pooling else problem_of(source.manifest).metric
 
 
 def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifact | None) -> Plan:
@@ -153,20 +165,32 @@ def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifa
     # Rows that are read in windows are as many rows as windows.
     trained = sum(item.row < len(parts[0]) for item in encoded)
     lengths = [len(item.ids) for item in encoded[:trained]]
-    states: tuple[int, ...] = ()
-    if method.needs_hidden and teacher is not None:
-        states = uniform_map(manifest.architecture.layers, teacher.manifest.architecture.layers)
+    theirs = teacher.manifest.architecture if teacher and method.needs_teacher else None
+    states, attention = _compared(method, manifest.architecture.layers, theirs)
+    families = [manifest.architecture.family, *([theirs.family] if theirs else [])]
     return Plan(
         key=_key(source, config, data, teacher),
         source=source,
         config=config,
         method=method,
-        collate=Collator(encoded, labels, 0, FAMILIES[manifest.architecture.family].token_types),
+        collate=Collator(encoded, labels, 0, any(FAMILIES[family].token_types for family in families)),
         rows=rows,
         train_rows=trained,
         sampler=LengthGrouped(lengths, config.train_batch_size, config.seed),
         states=states,
+        attention=attention,
+        inner_width=theirs.hidden if theirs else 0,
     )
+
+
+def _compared(
+    method: Method, layers: int, teacher: Architecture | None
+) -> tuple[tuple[int, ...], tuple[int, int] | None]:
+    """See :class:`Plan`: the states and the layers of student and teacher that a method compares."""
+    if teacher is None:
+        return (), None
+    states = uniform_map(layers, teacher.layers) if method.needs_hidden else ()
+    return states, (layers - 1, teacher_layer(teacher.layers)) if method.needs_relations else None
 
 
 def check_settings(config: TrainConfig) -> Method:
@@ -180,6 +204,9 @@ def check_settings(config: TrainConfig) -> Method:
         raise UsageError(f"alpha is {config.alpha}", "--alpha", "give a number from 0 to 1")
     if config.max_steps is not None and config.max_steps < 1:
         raise UsageError(f"max_steps is {config.max_steps}", "--max-steps", "give at least 1")
+    if method.together != bool(config.exits):
+        remedy = f"edgebert distill --method {config.method} --layers 1,2,3, or another method"
+        raise UsageError(f"{config.method} trains several depths at once", "--method", remedy)
     return method
 
 
@@ -190,10 +217,13 @@ def _checked_method(config: TrainConfig, source: Artifact, teacher: Artifact | N
             f"method {config.method} needs a teacher", source.manifest.name, "give one, or use --method none"
         )
     if source.manifest.pooling is not None and not method.encoder_terms:
-        remedy = "use --method hidden or logits"
+        remedy = "use a method with a teacher, such as hidden or relations"
         raise InputError("a sentence encoder learns only from a teacher", source.manifest.name, remedy)
     if method.needs_teacher and teacher is not None:
         _check_pair(source, teacher, method)
+    if method.together and TASKS[source.manifest.task].head == "vocabulary":
+        what = "depths of a masked model share the table of words, so that none has a head of its own"
+        raise InputError(what, source.manifest.name, "train them one by one, with --method hidden")
     return method
 
 
@@ -208,9 +238,9 @@ def _check_pair(source: Artifact, teacher: Artifact, method: Method) -> None:
         what = f"vocabularies differ: {ours.architecture.vocab} and {theirs.architecture.vocab} tokens"
         raise InputError(what, where, "give a teacher with the same tokenizer")
     widths = ours.architecture.hidden, theirs.architecture.hidden
-    if widths[0] != widths[1] and (method.needs_hidden or ours.pooling is not None):
+    if widths[0] != widths[1] and (method.needs_hidden or (ours.pooling and not method.widths_differ)):
         what = f"widths differ: {widths[0]} and {widths[1]}"
-        raise InputError(what, where, "use --method logits for a classifier, or a teacher of equal width")
+        raise InputError(what, where, "use --method relations, for a classifier also --method logits")
 
 
 def _labelled(data: Data, manifest: Manifest) -> Data:

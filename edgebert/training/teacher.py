@@ -6,10 +6,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from edgebert import machine
 from edgebert.artifact import Pooling
+from edgebert.families import FAMILIES, Family
 from edgebert.progress import bar
 from edgebert.training.batches import Collator
 from edgebert.training.clock import SECONDS_BETWEEN_LINES
@@ -31,18 +33,49 @@ Inputs = Mapping[str, Tensor]
 _BATCH = 32
 _CHUNK_ROWS = 16 * _BATCH
 _MOST_BYTES = 2 * 1024**3
-_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def forward(module: torch.nn.Module, inputs: Inputs, pooling: Pooling | None, *, hidden: bool) -> Outputs:
-    """Run a transformers model; a sentence encoder (``pooling`` given) is pooled, any other has logits."""
-    fed = {name: inputs[name] for name in _MODEL_INPUTS if name in inputs}
-    found = module(**fed, output_hidden_states=hidden)
+def forward(
+    module: torch.nn.Module, inputs: Inputs, pooling: Pooling | None, *, hidden: bool, attention: int | None = None
+) -> Outputs:
+    """Run a transformers model; a sentence encoder (``pooling`` given) is pooled, any other has logits.
+
+    ``attention`` is the layer whose queries, keys and values are wanted, counted from 0.
+    """
+    # Student and teacher get the same batch, and may be of families that read different inputs.
+    fed = {name: inputs[name] for name in family_in(module).inputs if name in inputs}
+    with _attention_of(module, attention) as seen:
+        found = module(**fed, output_hidden_states=hidden)
     states = tuple(state.float() for state in found.hidden_states) if hidden else ()
+    made = tuple(vectors.float() for vectors in seen)
     if pooling is None:
-        return Outputs(logits=_logits(found, inputs["attention_mask"]), hidden=states)
+        return Outputs(logits=_logits(found, inputs["attention_mask"]), hidden=states, attention=made)
     pooled = pool(found.last_hidden_state.float(), inputs["attention_mask"], pooling.mode, normalize=pooling.normalize)
-    return Outputs(hidden=states, pooled=pooled)
+    return Outputs(hidden=states, pooled=pooled, attention=made)
+
+
+def family_in(module: torch.nn.Module) -> Family:
+    """The family of a transformers model, also of one that is wrapped for several processes."""
+    inner: Any = getattr(module, "module", module)
+    return FAMILIES[str(inner.config.model_type)]
+
+
+@contextmanager
+def _attention_of(module: torch.nn.Module, layer: int | None) -> Iterator[list[Tensor]]:
+    """Queries, keys and values that a layer makes while the block runs, in this order."""
+    family, seen = family_in(module), []
+    place = f"{family.layer_prefix}{layer}."
+    makers = [
+        part
+        for name, part in module.named_modules()
+        if layer is not None and place in f"{name}." and getattr(family.part(name), "makes", None) == "heads"
+    ]
+    hooks = [maker.register_forward_hook(lambda _, __, made: seen.append(made)) for maker in makers]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _logits(found: Mapping[str, Tensor], mask: Tensor) -> Tensor:
@@ -69,7 +102,8 @@ def no_targets(inputs: Inputs) -> Outputs:
 class LiveTargets:
     """Runs the teacher on the batch. ``states`` are the hidden states asked for, by index (0: embeddings).
 
-    ``by_token``: its logits are of tokens, [batch, sequence, labels].
+    ``by_token``: its logits are of tokens, [batch, sequence, labels]. ``attention``: the layer whose queries, keys
+    and values are asked for.
     """
 
     module: torch.nn.Module
@@ -77,23 +111,25 @@ class LiveTargets:
     states: tuple[int, ...]
     bf16: bool
     by_token: bool = False
+    attention: int | None = None
 
     def __call__(self, inputs: Inputs) -> Outputs:
         """Run the teacher, without gradients."""
         device = inputs["input_ids"].device.type
         with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16):
-            found = forward(self.module, inputs, self.pooling, hidden=bool(self.states))
-        return Outputs(found.logits, tuple(found.hidden[state] for state in self.states), found.pooled)
+            found = forward(self.module, inputs, self.pooling, hidden=bool(self.states), attention=self.attention)
+        hidden = tuple(found.hidden[state] for state in self.states)
+        return Outputs(found.logits, hidden, found.pooled, found.attention)
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """One row: its logits (of a tagger [tokens, labels]) or sentence vector, and ``hidden`` [states, tokens, width]
-    in float16.
+    """One row: its logits (of a tagger [tokens, labels]) or sentence vector, and ``inner`` [states, tokens, width]
+    in float16: the hidden states that were asked for, then queries, keys and values.
     """
 
     answer: Tensor
-    hidden: Tensor
+    inner: Tensor
 
 
 @dataclass(frozen=True)
@@ -110,14 +146,13 @@ class KeptTargets:
         kept = [self.rows[index] for index in inputs["rows"].tolist()]
         # Of a tagger, as many rows as there are tokens.
         answers = pad_sequence([row.answer for row in kept], batch_first=True, padding_value=NO_TOKEN).to(ids.device)
-        hidden: tuple[Tensor, ...] = ()
-        if self.states:
-            width = kept[0].hidden.shape[-1]
-            padded = torch.zeros(self.states, len(kept), ids.shape[1], width)
-            for place, row in enumerate(kept):
-                padded[:, place, : row.hidden.shape[1]] = row.hidden
-            hidden = padded.to(ids.device).unbind()
-        return Outputs(None if self.pooled else answers, hidden, answers if self.pooled else None)
+        count, _, width = kept[0].inner.shape
+        padded = torch.zeros(count, len(kept), ids.shape[1], width)
+        for place, row in enumerate(kept):
+            padded[:, place, : row.inner.shape[1]] = row.inner
+        inner = padded.to(ids.device).unbind()
+        logits, pooled = (None, answers) if self.pooled else (answers, None)
+        return Outputs(logits, inner[: self.states], pooled, inner[self.states :])
 
 
 def may_keep(size: int) -> bool:
@@ -151,30 +186,30 @@ def keep(
             tensors = _compute(targets, collate, chunk, place)
             _store(path, tensors)
         lengths = [len(collate.rows[index].ids) for index in chunk]
-        hidden = torch.split(tensors["hidden"], lengths, dim=1)
+        inner = torch.split(tensors["inner"], lengths, dim=1)
         answers = torch.split(tensors["answers"], lengths) if targets.by_token else tensors["answers"].unbind()
-        rows |= {index: _Kept(answers[i], hidden[i]) for i, index in enumerate(chunk)}
+        rows |= {index: _Kept(answers[i], inner[i]) for i, index in enumerate(chunk)}
     return KeptTargets(rows, targets.pooling is not None, len(targets.states))
 
 
 def _compute(
     targets: LiveTargets, collate: Collator, chunk: Sequence[int], place: Callable[[Inputs], Inputs]
 ) -> dict[str, Tensor]:
-    """``answers`` [rows, width], of a tagger [all tokens, labels], and ``hidden`` [states, all tokens, width]."""
+    """``answers`` [rows, width], of a tagger [all tokens, labels], and ``inner`` [states, all tokens, width]."""
     answers: list[Tensor] = []
-    hidden: list[Tensor] = []
+    inner: list[Tensor] = []
     for start in range(0, len(chunk), _BATCH):
         inputs = place(collate(chunk[start : start + _BATCH]))
         found = targets(inputs)
         answer = found.logits if found.pooled is None else found.pooled
         if answer is not None:
             answers.append((answer[inputs["attention_mask"].bool()] if targets.by_token else answer).cpu())
-        if found.hidden:
-            states = torch.stack(found.hidden)
-            # LayerNorm's outputs are far inside float16's range; its rounding is far below a student's error.
-            hidden.append(states[:, inputs["attention_mask"].bool()].half().cpu())
-    kept = torch.cat(hidden, dim=1) if hidden else torch.zeros(0, sum(len(collate.rows[i].ids) for i in chunk), 0)
-    return {"answers": torch.cat(answers), "hidden": kept}
+        if states := (*found.hidden, *found.attention):
+            # LayerNorm's outputs, and what one Linear makes of them, are far inside float16's range; its rounding is
+            # far below a student's error.
+            inner.append(torch.stack(states)[:, inputs["attention_mask"].bool()].half().cpu())
+    kept = torch.cat(inner, dim=1) if inner else torch.zeros(0, sum(len(collate.rows[i].ids) for i in chunk), 0)
+    return {"answers": torch.cat(answers), "inner": kept}
 
 
 def _load(path: Path) -> dict[str, Tensor] | None:

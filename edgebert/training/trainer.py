@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -21,17 +22,19 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from edgebert import machine
 from edgebert.aggregates import AGGREGATES, mean
 from edgebert.artifact import Artifact, Manifest
+from edgebert.errors import CheckFailed
 from edgebert.progress import bar
 from edgebert.shaping.checkpoint import load_module, quiet_transformers, save_module
 from edgebert.tasks import TASKS
 from edgebert.training.batches import Indices, LengthGrouped, pad_id_of
 from edgebert.training.clock import Clock
 from edgebert.training.data import Data
+from edgebert.training.exits import answers_of, depth_work
 from edgebert.training.objectives.base import Batch, Weights, required
 from edgebert.training.objectives.losses import LOSSES
-from edgebert.training.plan import Plan, TrainConfig, make_plan
+from edgebert.training.plan import Plan, TrainConfig, make_plan, metric_of
 from edgebert.training.targets import LABELLINGS, Answered, surest
-from edgebert.training.teacher import Inputs, LiveTargets, Targets, forward, keep, may_keep, no_targets
+from edgebert.training.teacher import Inputs, LiveTargets, Targets, keep, may_keep, no_targets
 from edgebert.training.work import Work
 
 __all__ = ["TrainConfig", "train"]
@@ -63,19 +66,50 @@ def train(
     EnvironmentMissing where the disk is too full.
     """
     plan = make_plan(source, config, data, teacher)
+    return written(source, _trained(plan, teacher, work, save_seconds), out)
+
+
+def train_exits(
+    source: Artifact,
+    config: TrainConfig,
+    *,
+    data: Data,
+    teacher: Artifact | None,
+    work: Path,
+    save_seconds: float = 30.0,
+) -> dict[int, Work]:
+    """Train the depths ``config.exits`` of a checkpoint, its own the deepest of them, in one run; see :func:`train`.
+
+    Where the best weights of each depth are kept, for :func:`written`. A run that is done is not repeated.
+    """
+    plan = make_plan(source, config, data, teacher)
+    if max(config.exits) != source.manifest.architecture.layers:
+        raise ValueError("the deepest exit is the model's own head")
+    folder = _trained(plan, teacher, work, save_seconds)
+    return {depth: depth_work(folder, depth) for depth in config.exits}
+
+
+def _trained(plan: Plan, teacher: Artifact | None, work: Path, save_seconds: float) -> Work:
     folder = Work.open(work, plan.key)
     with _silence():
         quiet_transformers()
         torch.set_num_threads(min(torch.get_num_threads(), machine.allowed_threads()))
-        module = load_module(source, for_training=True)
+        module = load_module(plan.source, for_training=True)
         folder.require_space(_bytes_on_disk(plan, module))
         _fit(plan, module, teacher, folder, save_seconds)
-        folder.load_best(module)
+    return folder
+
+
+def written(source: Artifact, work: Work, out: Path) -> Manifest:
+    """Write the best weights kept in ``work`` as a checkpoint of the shape of ``source``."""
+    with _silence():
+        module = load_module(source, for_training=True)
+        work.load_best(module)
         save_module(module, source, out)
-    best = folder.best()
+    best = work.best()
     checks = {
         "split": "dev",
-        "metric": plan.metric,
+        "metric": metric_of(source),
         "value": best and best.value,
         "step": best and best.step,
     }
@@ -84,7 +118,8 @@ def train(
 
 def _bytes_on_disk(plan: Plan, module: torch.nn.Module) -> int:
     weights = 4 * sum(parameter.numel() for parameter in module.parameters())
-    return _MODELS_ON_DISK * weights + (plan.hidden_bytes() if _keeps_hidden(plan) else 0)
+    models = _MODELS_ON_DISK + len(plan.config.exits)
+    return models * weights + (plan.inner_bytes() if _keeps_hidden(plan) else 0)
 
 
 @contextmanager
@@ -112,7 +147,7 @@ def _fit(plan: Plan, module: torch.nn.Module, teacher: Artifact | None, work: Wo
     args = _arguments(plan, work)
     clock = Clock(work, plan.metric, save_seconds)
     plan = replace(plan, collate=replace(plan.collate, pad_id=pad_id_of(module)))
-    trainer = _Trainer(plan, module, _targets(plan, teacher, work, args), args, clock)
+    trainer = _Trainer(plan, module, _targets(plan, teacher, work, args), work, args, clock)
     try:
         trainer.train(resume_from_checkpoint=None if latest is None else str(latest[1]))
     finally:
@@ -155,7 +190,8 @@ def _targets(plan: Plan, teacher: Artifact | None, work: Work, args: TrainingArg
         return no_targets
     module = load_module(teacher, for_training=True).to(args.device)
     by_token = TASKS[teacher.manifest.task].outputs[0].shape[1] == "sequence" and not plan.encoder
-    live = LiveTargets(module, teacher.manifest.pooling, plan.states, bool(args.bf16), by_token)
+    layer = plan.attention and plan.attention[1]
+    live = LiveTargets(module, teacher.manifest.pooling, plan.states, bool(args.bf16), by_token, layer)
     if not _keeps_hidden(plan):
         return live
     return keep(live, plan.collate, plan.rows_compared(), work.path, lambda inputs: _to(inputs, args.device))
@@ -163,9 +199,9 @@ def _targets(plan: Plan, teacher: Artifact | None, work: Work, args: TrainingArg
 
 def _keeps_hidden(plan: Plan) -> bool:
     # A GPU computes hidden states faster than it is handed them.
-    if plan.states and torch.cuda.is_available():
+    if plan.inner_bytes() and torch.cuda.is_available():
         return False
-    return may_keep(plan.hidden_bytes() + plan.answer_bytes())
+    return may_keep(plan.inner_bytes() + plan.answer_bytes())
 
 
 def _to(inputs: Inputs, device: torch.device) -> dict[str, Tensor]:
@@ -176,11 +212,19 @@ class _Trainer(Trainer):
     """transformers' Trainer with our loss, our batches and our evaluation."""
 
     def __init__(
-        self, plan: Plan, module: torch.nn.Module, targets: Targets, args: TrainingArguments, clock: Clock
+        self,
+        plan: Plan,
+        module: torch.nn.Module,
+        targets: Targets,
+        work: Work,
+        args: TrainingArguments,
+        clock: Clock,
     ) -> None:
         self._plan = plan
         self._module = module
         self._targets = targets
+        self._work = work
+        self._answers = answers_of(plan, module)
         config = plan.config
         labels = config.alpha if plan.method.needs_teacher else 1.0
         self._weights = Weights(labels, config.hidden_weight, config.temperature)
@@ -203,14 +247,13 @@ class _Trainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """The loss of one batch: the sum of the method's terms."""
-        return self._loss(self._run(model, inputs))
+        """The loss of one batch: the sum of the method's terms, the mean over the depths that answer."""
+        return torch.stack([self._loss(batch) for batch in self._run(model, inputs)]).mean()
 
-    def _run(self, model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> Batch:
-        pooling = self._plan.source.manifest.pooling
-        student = forward(model, inputs, pooling, hidden=bool(self._plan.states))
-        batch = Batch(student, self._targets(inputs), inputs["attention_mask"], inputs.get("labels"))
-        return batch if self._plan.encoder else replace(batch, losses=LOSSES[self._plan.kind])
+    def _run(self, model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> list[Batch]:
+        teacher, mask, labels = self._targets(inputs), inputs["attention_mask"], inputs.get("labels")
+        losses = LOSSES["label" if self._plan.encoder else self._plan.kind]
+        return [Batch(answer, teacher, mask, labels, losses) for answer in self._answers(model, inputs)]
 
     def _loss(self, batch: Batch) -> Tensor:
         terms = self._plan.method.encoder_terms if self._plan.encoder else self._plan.method.terms
@@ -220,29 +263,37 @@ class _Trainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Score the dev rows: the task's metric, or the loss (negated) of a sentence encoder."""
-        metrics = {f"{metric_key_prefix}_{self._plan.metric}": self._score()}
+        values, step = self._scores(), self.state.global_step
+        if not np.isfinite(values).all():
+            what = f"training diverged (dev {self._plan.metric} {values})"
+            raise CheckFailed(what, f"step {step}", "lower --lr")
+        better = self._answers.keep(self._module, self._work, values, step)
+        metrics = {f"{metric_key_prefix}_{self._plan.metric}": float(np.mean(values)), "eval_better": float(better)}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     @torch.no_grad()
-    def _score(self) -> float:
+    def _scores(self) -> list[float]:
+        """How well each depth does that answers."""
         # Preparing for training has wrapped its forward: it computes in bfloat16 where training does.
         self._module.eval()
         rows = self._plan.collate.rows
         order = sorted(self._plan.dev, key=lambda index: len(rows[index].ids))
         batches = [order[start : start + _EVAL_BATCH] for start in range(0, len(order), _EVAL_BATCH)]
-        counts = [
-            self._count(_to(self._plan.collate(indices), self.args.device)).cpu() for indices in bar(batches, "dev")
-        ]
+        counts = [self._counts(_to(self._plan.collate(indices), self.args.device)) for indices in bar(batches, "dev")]
         aggregate = mean if self._plan.encoder else AGGREGATES[self._plan.metric]
-        texts = surest(torch.cat(counts), [rows[index].row for index in order])
-        return float(aggregate(texts.double().numpy()[None])[0])
+        owners = [rows[index].row for index in order]
+        texts = [surest(torch.cat(of_one), owners) for of_one in zip(*counts, strict=True)]
+        return [float(aggregate(of_one.double().numpy()[None])[0]) for of_one in texts]
 
-    def _count(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """What the metric is computed from, [batch, columns]."""
+    def _counts(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """What the metric of each depth is computed from, [batch, columns]."""
         if self._plan.encoder:
-            return -self._loss(self._run(self._module, inputs)).expand(len(inputs["rows"]), 1)
-        logits = required(forward(self._module, inputs, None, hidden=False).logits)
+            size = len(inputs["rows"])
+            return [-self._loss(batch).expand(size, 1).cpu() for batch in self._run(self._module, inputs)]
+        return [self._count(required(found.logits), inputs).cpu() for found in self._answers(self._module, inputs)]
+
+    def _count(self, logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         names, numbers = self._plan.source.manifest.labels, inputs["rows"].tolist()
         rows, encoded = ([part[index] for index in numbers] for part in (self._plan.rows, self._plan.collate.rows))
         return LABELLINGS[self._plan.kind].count(Answered(logits, inputs["labels"], names, rows, encoded))

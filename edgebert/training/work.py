@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file, save_model
 
 from edgebert.errors import UsageError
 from edgebert.stage import bytes_below, recover, require_space, write_json
@@ -69,13 +69,16 @@ class Work:
         sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
         write_json(folder / _SIZES, sizes)
 
-    def offer(self, module: torch.nn.Module, found: Best) -> bool:
-        """Keep the module's weights unless better ones are kept already; a tie goes to the later."""
+    def offer(self, weights: torch.nn.Module | dict[str, torch.Tensor], found: Best) -> bool:
+        """Keep the weights, a module's or plain ones, unless better ones are kept; a tie goes to the later."""
         best = self.best()
         if best is not None and best.value > found.value:
             return False
-        temporary = self._best.with_suffix(".tmp")
-        save_model(module, str(temporary), metadata={"value": repr(found.value), "step": str(found.step)})
+        temporary, metadata = self._best.with_suffix(".tmp"), {"value": repr(found.value), "step": str(found.step)}
+        if isinstance(weights, torch.nn.Module):
+            save_model(weights, str(temporary), metadata=metadata)
+        else:
+            save_file(weights, temporary, metadata=metadata)
         temporary.replace(self._best)
         return True
 

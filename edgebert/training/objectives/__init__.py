@@ -9,23 +9,38 @@ from edgebert.errors import UsageError
 from edgebert.training.objectives.base import Term
 from edgebert.training.objectives.hidden import hidden_term
 from edgebert.training.objectives.logits import logits_term
+from edgebert.training.objectives.relations import relations_term, similarity_term
 from edgebert.training.objectives.task import embedding_term, labels_term
 
 
 @dataclass(frozen=True)
 class Method:
-    """``terms`` for a classifier, ``encoder_terms`` for a sentence encoder (none: impossible)."""
+    """``terms`` for a classifier, ``encoder_terms`` for a sentence encoder (none: impossible).
+
+    ``needs_relations``: queries, keys and values of a layer. ``widths_differ``: a sentence encoder may be of another
+    width than its teacher. ``together``: several depths are trained in one run, the terms those of each of them.
+    """
 
     terms: tuple[Term, ...]
     encoder_terms: tuple[Term, ...]
     needs_teacher: bool = True
     needs_hidden: bool = False
+    needs_relations: bool = False
+    widths_differ: bool = False
+    together: bool = False
 
 
 METHODS: Mapping[str, Method] = {
     "none": Method((labels_term,), (), needs_teacher=False),
     "logits": Method((labels_term, logits_term), (embedding_term,)),
     "hidden": Method((labels_term, logits_term, hidden_term), (embedding_term, hidden_term), needs_hidden=True),
+    "relations": Method(
+        (labels_term, logits_term, relations_term),
+        (similarity_term, relations_term),
+        needs_relations=True,
+        widths_differ=True,
+    ),
+    "elastic": Method((labels_term, logits_term), (embedding_term,), together=True),
 }
 
 

@@ -17,13 +17,15 @@ class Outputs:
 
     ``logits`` [batch, labels], of a tagger [batch, sequence, labels], of first and last tokens of answers [batch,
     sequence, 2], padding far below all else · ``hidden`` the embeddings' output and each
-    layer's, or of a teacher only those asked for, [batch, sequence, hidden] each · ``pooled`` [batch, hidden].
+    layer's, or of a teacher only those asked for, [batch, sequence, hidden] each · ``attention`` queries, keys and
+    values of one layer, [batch, sequence, hidden] each · ``pooled`` [batch, hidden].
     None or empty where the task or method has no use for it.
     """
 
     logits: Tensor | None = None
     hidden: tuple[Tensor, ...] = ()
     pooled: Tensor | None = None
+    attention: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Weights:
-    """How much each term counts: ``labels`` for the given labels. The soft labels count once (× T²)."""
+    """How much each term counts: ``labels`` for the given labels, ``hidden`` for what goes on in the layers.
+
+    The soft labels count once (× T²).
+    """
 
     labels: float
     hidden: float

@@ -1,0 +1,205 @@
+"""Elastic: all depths from one run, each a plain checkpoint that answers as it did there."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from commands import edgebert
+from safetensors.torch import load_file
+
+from edgebert import build, stage
+from edgebert.artifact import Artifact
+from edgebert.families import FAMILIES
+from edgebert.shaping.checkpoint import load_module, open_checkpoint
+from edgebert.shaping.depth import TruncateConfig, truncate
+from edgebert.training.exits import Exits
+from edgebert.training.objectives.base import Outputs
+from edgebert.training.plan import TrainConfig
+from edgebert.training.teacher import forward
+
+TASKS = [task for task in tiny.TASKS if task != "fill-mask"]
+INPUTS = {
+    "input_ids": torch.tensor([[4, 9, 8, 7, 5], [4, 20, 5, 0, 0]]),
+    "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+}
+QUICK = TrainConfig(method="elastic", epochs=3.0, train_batch_size=8, lr=1e-3, max_length=16)
+
+
+def answer(found: Outputs) -> torch.Tensor:
+    made = found.logits if found.pooled is None else found.pooled
+    assert made is not None
+    return made
+
+
+def opened(folder: Path, family: str, task: str) -> tuple[Artifact, torch.nn.Module, Exits]:
+    source = open_checkpoint(str(tiny.checkpoint(folder, family, task)))
+    module = load_module(source)
+    return source, module, Exits(module, FAMILIES[family], source.manifest.pooling, (3, 1, 2))
+
+
+@pytest.mark.parametrize(("family", "task"), [(f, t) for f in tiny.FAMILIES for t in TASKS])
+def test_exits_answer_as_cut_checkpoints_do(family: str, task: str, tmp_path: Path) -> None:
+    source, module, exits = opened(tmp_path / "model", family, task)
+    with torch.no_grad():
+        found = exits(module, INPUTS)
+        for depth, one in zip((1, 2, 3), found, strict=True):
+            cut = stage.run("truncate", truncate, source, TruncateConfig(tuple(range(depth))), tmp_path / str(depth))
+            alone = load_module(cut)
+            expected = forward(alone, INPUTS, source.manifest.pooling, hidden=False)
+            assert torch.allclose(answer(one), answer(expected), atol=1e-6)
+            weights = exits.weights(depth)
+            assert weights.keys() == alone.state_dict().keys()
+            assert all(torch.equal(tensor, weights[name]) for name, tensor in alone.state_dict().items())
+    # Nothing is left of the detour.
+    assert torch.equal(answer(exits(module, INPUTS)[-1]), answer(found[-1]))
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "electra"])
+def test_each_depth_has_a_head_of_its_own_and_shares_its_layers(family: str, tmp_path: Path) -> None:
+    _, module, exits = opened(tmp_path / "model", family, "text-classification")
+    before = [exits.weights(depth) for depth in exits.depths]
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    answer(exits(module, INPUTS)[0]).square().sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    changed = [
+        {name for name, tensor in exits.weights(depth).items() if not torch.equal(tensor, old[name])}
+        for depth, old in zip(exits.depths, before, strict=True)
+    ]
+    head = {name for name in changed[0] if "classifier" in name}
+    assert head
+    assert changed[0] - head == changed[1] == changed[2] or family == "bert"
+    assert not any(name in changed[2] for name in head)
+    assert all(".layer.0." in name or "embeddings" in name or name in head or "pooler" in name for name in changed[0])
+    assert not any("pooler" in name for name in changed[2])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.labelled(tmp_path_factory.mktemp("data"), rows=48)
+
+
+@pytest.fixture(scope="module")
+def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher that knows its task."""
+    folder = tmp_path_factory.mktemp("teacher")
+    model = tiny.checkpoint(folder / "model", layers=3, fresh=True)
+    config = replace(QUICK, method="none", epochs=12.0, lr=3e-3)
+    (made,) = build.distill(str(model), data, [3], folder / "out", config)
+    assert made.manifest.checks["training"]["value"] > 0.6
+    return made.path
+
+
+def test_one_run_trains_every_depth(teacher: Path, data: Path, tmp_path: Path) -> None:
+    flags = ["--method", "elastic", "--layers", "1,3,2", "--epochs", 12, "--lr", 3e-3, "--max-length", 16]
+    command = ("distill", "--model", teacher, "--data", data, *flags, "-o", tmp_path / "out")
+    done = edgebert(*command, "--json")
+    assert done.code == 0, done.err
+    assert [entry["layers"] for entry in done.json["artifacts"]] == [1, 3, 2]
+    assert "training 1, 2, 3 layers together" in done.err
+    made = {entry["layers"]: Artifact.open(entry["path"]) for entry in done.json["artifacts"]}
+    for depth, artifact in made.items():
+        (artifact.path / "edgebert.json").rename(tmp_path / f"{depth}.json")
+        plain = open_checkpoint(str(artifact.path))
+        assert plain.manifest.architecture.layers == depth
+        load_module(plain)
+        (tmp_path / f"{depth}.json").rename(artifact.path / "edgebert.json")
+        assert artifact.manifest.history[-1].config["exits"] == [1, 2, 3]
+        assert artifact.manifest.checks["training"]["value"] > 0.5
+    assert not (tmp_path / "out" / "work" / "together").exists()
+    # Nothing is trained again, and what was trained otherwise is not taken for it.
+    again = edgebert(*command, "--json")
+    assert "training" not in again.err
+    assert [entry["digest"] for entry in again.json["artifacts"]] == [
+        entry["digest"] for entry in done.json["artifacts"]
+    ]  # fmt: skip
+    other = edgebert(*command, "--seed", 1)
+    assert (other.code, "seed changed" in other.error) == (2, True)
+
+
+def test_each_depth_keeps_the_weights_that_did_best(
+    teacher: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "edgebert"):
+        made = build.distill(str(teacher), data, [1, 3], tmp_path / "out", QUICK)
+    lines = [line for line in caplog.messages if line.startswith("1 layers ")]
+    assert len(lines) == 3
+    for artifact, column in zip(made, (0, 1), strict=True):
+        values = [float(line.split(", ")[column].split()[-1]) for line in lines]
+        training = artifact.manifest.checks["training"]
+        assert training["value"] == pytest.approx(max(values), abs=1e-4)
+        steps = [6 * (epoch + 1) for epoch, value in enumerate(values) if value == max(values)]
+        assert training["step"] in steps
+
+
+class Interrupter(logging.Handler):
+    def __init__(self, line: str) -> None:
+        super().__init__()
+        self._line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(self._line):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("line", ["epoch 2:", "epoch 3:"])
+def test_an_interrupted_run_ends_as_one_that_was_not(line: str, teacher: Path, data: Path, tmp_path: Path) -> None:
+    whole = build.distill(str(teacher), data, [1, 2], tmp_path / "whole", QUICK)
+    log, handler = logging.getLogger("edgebert"), Interrupter(line)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build.distill(str(teacher), data, [1, 2], tmp_path / "out", QUICK)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+    resumed = build.distill(str(teacher), data, [1, 2], tmp_path / "out", QUICK)
+    assert [one.manifest.files for one in resumed] == [one.manifest.files for one in whole]
+    assert [one.manifest.checks for one in resumed] == [one.manifest.checks for one in whole]
+
+
+def test_lower_layers_are_the_same_in_all_that_were_best_at_once(teacher: Path, data: Path, tmp_path: Path) -> None:
+    made = build.distill(str(teacher), data, [1, 2, 3], tmp_path / "out", replace(QUICK, max_steps=4))
+    weights = [load_file(one.path / "model.safetensors") for one in made]
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert all(torch.equal(weights[0][name], other[name]) for other in weights[1:])
+    assert not torch.equal(weights[0]["classifier.weight"], weights[2]["classifier.weight"])
+    before = load_file(teacher / "model.safetensors")
+    assert not torch.equal(weights[0][name], before[name])
+
+
+@pytest.mark.parametrize("task", ["feature-extraction", "token-classification"])
+def test_other_tasks(task: str, tmp_path: Path) -> None:
+    texts = tiny.texts(40, 5, longest=8)
+    rows: list[dict[str, Any]] = [{"text": text} for text in texts]
+    if task == "token-classification":
+        rows = [{"tokens": t.split(), "tags": ["O"] * (len(t.split()) - 1) + ["B-end"]} for t in texts]
+    data = tiny.write_parts(tmp_path / "data", rows)
+    model = tiny.checkpoint(
+        tmp_path / "model", "bert", task, labels=["B-end", "O"] if task.startswith("token") else None
+    )
+    made = build.distill(str(model), data, [1, 2, 3], tmp_path / "out", replace(QUICK, max_steps=3))
+    assert [one.manifest.architecture.layers for one in made] == [1, 2, 3]
+    assert [json.loads((one.path / "config.json").read_text())["num_hidden_layers"] for one in made] == [1, 2, 3]
+
+
+def test_what_cannot_be_trained_together_is_refused(teacher: Path, data: Path, tmp_path: Path) -> None:
+    flags = ["--model", teacher, "--data", data, "-o", tmp_path / "out"]
+    last = edgebert("distill", *flags, "--method", "elastic", "--layers", "1,2", "--keep", "last")
+    assert (last.code, "share their lower layers" in last.error) == (2, True)
+    fit = edgebert("fit", *flags, "--method", "elastic", "--budget", "p50=9ms")
+    assert (fit.code, "edgebert distill --method elastic" in fit.error) == (2, True)
+    masked = tiny.checkpoint(tmp_path / "masked", task="fill-mask")
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(tiny.texts(30, 1, longest=8)) + "\n")
+    flags = ["--model", masked, "--data", text, "-o", tmp_path / "out", "--layers", "1,2", "--method", "elastic"]
+    done = edgebert("distill", *flags)
+    assert (done.code, "table of words" in done.error) == (3, True)
