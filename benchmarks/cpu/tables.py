@@ -71,7 +71,7 @@ def machine_line(machine: Outcome) -> str:
     types = {name: [answer["gops"][name] for answer in machine.rounds] for name in machine.rounds[0]["gops"]}
     peaks = ", ".join(f"{name} {_spread(values, '.0f')}" for name, values in types.items())
     line = f"Peaks of matrix products in the same rounds, GOP/s: {peaks}."
-    costs = [answer["sharing"] for answer in machine.rounds if answer["sharing"] is not None]
+    costs = [answer["sharing"] for answer in machine.rounds if answer.get("sharing") is not None]
     if not costs:
         return line
     return f"{line} Cost of sharing small work among the threads, in one thread's time: {_spread(costs, '.2f')}."
