@@ -136,4 +136,5 @@ def _array(content: bytes) -> npt.NDArray[Any]:
         raise ValueError("an array of another kind")
     if math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f"an array declares {math.prod(shape)} elements and holds {len(data) // dtype.itemsize}")
-    return np.frombuffer(data, dtype).reshape(shape)
+    # A copy: PyTorch takes no array that it may not write to.
+    return np.frombuffer(data, dtype).reshape(shape).copy()
