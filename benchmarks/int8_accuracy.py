@@ -116,7 +116,8 @@ def _scores(opened: Model, data: Data) -> Scores:
 
 def _how(artifact: Artifact) -> str:
     excluded = artifact.manifest.checks.get("excluded", {"modules": []})
-    return f"{artifact.manifest.needs['scheme']}, {len(excluded['modules'])} modules in float"
+    count = len(excluded["modules"])
+    return artifact.manifest.needs["scheme"] + (f", {count} module{'s' * (count > 1)} in float" if count else "")
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
