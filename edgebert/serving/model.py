@@ -41,6 +41,7 @@ _WANTED: dict[Use, str] = {
     "fill": "a masked model",
 }
 
+_ALL_THREADS = SessionConfig()
 # Tokens in one batch, padding included. See benchmarks/batch_tokens.py for where it comes from.
 MAX_BATCH_TOKENS = 256
 
@@ -68,7 +69,8 @@ def load(
     made. Raises InputError for a folder that is no sound artifact, EnvironmentMissing where the target cannot
     run here or others can write to ``cache_dir``, CheckFailed where answers are others.
     """
-    model = open_model(path, target, threads, max_length, cache_dir, trust_engine, overflow)
+    cache = None if cache_dir is None else private_folder(Path(cache_dir))
+    model = open_model(path, target, SessionConfig(threads, cache_dir=cache), max_length, overflow)
     try:
         artifact = model.artifact
         prove(artifact, model.run, same_engine=target in (None, artifact.manifest.target))
@@ -81,14 +83,11 @@ def load(
 def open_model(
     path: str | os.PathLike[str],
     target: str | None = None,
-    threads: int | None = None,
+    config: SessionConfig = _ALL_THREADS,
     max_length: int | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    trust_engine: bool = False,
     overflow: Overflow | None = None,
 ) -> Model:
     """:func:`load`, for those who judge what it answers themselves: golden vectors are not asked."""
-    cache = None if cache_dir is None else private_folder(Path(cache_dir))
     artifact, choice = opened(Path(path), target)
     chosen = _target(artifact, target)
     if (chosen.name == "torch") != (artifact.manifest.format == "torch"):
@@ -100,7 +99,7 @@ def open_model(
     # Whole or not at all: also a file that serving has no use for. The runtime reads the graph, once.
     artifact.check_files(but=(GRAPH, EXTERNAL))
     tokenizer = TextTokenizer(artifact, max_length, overflow)
-    return Model(artifact, chosen.resolve()(artifact, SessionConfig(threads, cache_dir=cache)), tokenizer, choice)
+    return Model(artifact, chosen.resolve()(artifact, config), tokenizer, choice)
 
 
 def _target(artifact: Artifact, name: str | None) -> Target:
