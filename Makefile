@@ -76,7 +76,7 @@ $(SERVING)/.ready: benchmarks/serving_fastembed.txt pyproject.toml constraints.t
 	@for name in sentence-transformers optimum; do ln -sfn ../$(INTEROP)/env $(SERVING)/$$name; done
 	@touch $@
 
-bench-serving: setup serving-peers ## first answer and HTTP traffic beside other libraries, 20 minutes (BENCH_ARGS="--rounds 1")
+bench-serving: setup serving-peers ## first answer and HTTP traffic beside other libraries (BENCH_ARGS="--rounds 1")
 	@$(PY) benchmarks/serving_first.py
 	@$(PY) benchmarks/serving_traffic.py $(BENCH_ARGS)
 
@@ -84,7 +84,7 @@ soak: setup ## many threads, then 13 minutes at 70 % and 150 % of capacity (SOAK
 	@$(PY) benchmarks/soak.py $(SOAK_ARGS)
 
 # What could not be installed is a row of the table that says why, so the benchmark runs without it.
-bench-cpu: setup ## time and score CPU artifacts beside other libraries, an hour (BENCH_ARGS="--parts sst2" narrows it)
+bench-cpu: setup ## time and score CPU artifacts beside other libraries (BENCH_ARGS="--parts sst2" narrows it)
 	@$(MAKE) --no-print-directory --keep-going peers || true
 	@$(PY) benchmarks/bench_cpu.py $(BENCH_ARGS)
 

@@ -3,7 +3,7 @@
     python benchmarks/int8_accuracy.py FOLDER DATA [--sets sst2_sent,...] [--targets cpu,openvino]
 
 DATA is a folder with one for each set. Teachers and students are trained by `edgebert distill`'s recipe into FOLDER,
-where a run that was cut off goes on (two cores: about an hour for all six). `int8` is the scheme that does best on dev,
+where a run that was cut off goes on. `int8` is the scheme that does best on dev,
 with `--quant-drop` as it is by default. Naive static is ONNX Runtime's quantize_static as it comes: all its operators,
 MinMax, 100 texts of train.
 """

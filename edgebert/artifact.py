@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from edgebert.errors import InputError
 from edgebert.families import FAMILIES
 from edgebert.files import open_plain, read_plain
+from edgebert.machine import has_int8_dot
 from edgebert.strict_json import canonical_json, parse_json
 from edgebert.tasks import TASKS, Problem
 from edgebert.tolerances import PRECISIONS
@@ -254,6 +255,12 @@ def problem_of(manifest: Manifest) -> Problem:
     """How a model's outputs are read. A manifest names one of its task's problems, or none for the usual one."""
     task = TASKS[manifest.task]
     return task.problem(manifest.problem) or task.problems[0]
+
+
+def made_for_int8_dot(manifest: Manifest) -> bool:
+    """Whether an int8 graph was made where products do not saturate: its weights then have the whole range."""
+    names = manifest.needs.get("isa")
+    return manifest.precision.startswith("int8") and isinstance(names, (list, tuple)) and has_int8_dot(names)
 
 
 def axis_size(manifest: Manifest, axis: str) -> int | None:

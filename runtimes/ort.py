@@ -9,7 +9,7 @@ from typing import Any
 
 import onnxruntime
 
-from edgebert.artifact import Artifact
+from edgebert.artifact import Artifact, made_for_int8_dot
 from edgebert.checked_graph import read_checked_graph
 from edgebert.errors import EnvironmentMissing, InputError
 from edgebert.graph_guard import EXTERNAL, GRAPH
@@ -94,13 +94,11 @@ def _options(artifact: Artifact, config: SessionConfig) -> Any:
 
 
 def saturates_here(artifact: Artifact) -> bool:
-    """Whether sums of 8-bit products may saturate on this CPU: the weights use the whole range, made where they do not.
+    """Whether sums of 8-bit products may saturate on this CPU, for which the graph was not made.
 
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#when-and-why-do-i-need-to-try-u8u8
     """
-    made_on = artifact.manifest.needs.get("isa")
-    known = made_on if isinstance(made_on, (list, tuple)) else ()
-    return artifact.manifest.precision.startswith("int8") and has_int8_dot(known) and not has_int8_dot()
+    return made_for_int8_dot(artifact.manifest) and not has_int8_dot()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from edgebert.families import FAMILIES
 from edgebert.runtimes.fixed import to_its_shape
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked, closed
 from edgebert.shaping.checkpoint import load_module, quiet_transformers
-from edgebert.shaping.depth import encoder_of, layers_of, only_layers
+from edgebert.shaping.depth import answering_from, encoder_of, only_layers
 from edgebert.tasks import TASKS
 
 
@@ -100,18 +100,8 @@ class FirstLayers:
 
     def _answer(self, tensors: dict[str, torch.Tensor], state: torch.Tensor) -> dict[str, Array]:
         """The outputs where ``state`` [batch, sequence, hidden] is what the layers give."""
-
-        def replace(_: torch.nn.Module, __: object, found: Any) -> Any:
-            found["last_hidden_state"] = state
-            return found
-
-        place = layers_of(self._module, self._family)[0]
-        hook = place.register_forward_hook(replace)
-        try:
-            with only_layers(self._module, self._family, []):
-                found = self._module(**tensors)
-        finally:
-            hook.remove()
+        with answering_from(self._module, self._family, state):
+            found = self._module(**tensors)
         return {name: found[name].numpy() for name in self._outputs}
 
 

@@ -50,11 +50,11 @@ def test_modules_leave_in_the_order_of_what_each_does_alone(folder: Path) -> Non
 
     def trial(excluded: object) -> Trial:
         assert isinstance(excluded, list)
-        return Trial("int8", source, line, [], excluded=tuple(excluded))
+        return Trial(" ".join(excluded), source, line, [])
 
-    found = rescued(list(effects), effects.__getitem__, trial, lambda one: "c" in one.excluded)
+    found = rescued(list(effects), effects.__getitem__, trial, lambda one: "c" in one.precision)
     assert found is not None
-    assert found.trial.excluded == ("b", "d", "c")
+    assert found.trial.precision == "b d c"
     assert found.effects == {"b": 0.4, "d": 0.3, "c": 0.2}
     assert rescued(list(effects), effects.__getitem__, trial, lambda one: False) is None
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgebert import stage
 from edgebert.artifact import Artifact, Manifest
-from edgebert.building.lowering import QUANT_DROP, Lowering
+from edgebert.building.lowering import Lowering
 from edgebert.building.places import bytes_needed, check_free, check_output, depth_name, workplace
 from edgebert.building.references import References
 from edgebert.building.resizing import kept_layers, pruned
@@ -38,6 +38,7 @@ from edgebert.shaping.checkpoint import open_checkpoint, shape_of
 from edgebert.shaping.depth import KEEP_FIRST, TruncateConfig, truncate
 from edgebert.shaping.vocab import pruned_name
 from edgebert.tasks import TASKS
+from edgebert.tolerances import QUANT_DROP
 from edgebert.training.data import Data, read
 
 if TYPE_CHECKING:

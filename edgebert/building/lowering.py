@@ -22,12 +22,10 @@ from edgebert.judging.evaluate import scores_on_dev
 from edgebert.judging.metrics import Scores
 from edgebert.serving.rows import Float
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
+from edgebert.tolerances import QUANT_DROP
 from edgebert.training.data import Data
 
 log = logging.getLogger("edgebert")
-
-# Points of the task metric that int8 may lose on dev before modules are left in float.
-QUANT_DROP = 0.5
 
 
 class Once(Protocol):
@@ -125,7 +123,7 @@ class Lowering:
         line, answers = parity.onnx_stage(scheme.partition("-")[0], exact, built, self.feeds, target)
         judged = scheme.startswith("int8") and self.data is not None
         scores = scores_on_dev(built, self.data) if judged and self.data is not None else None
-        return Trial(scheme, built, line, answers, scores, tuple(excluded))
+        return Trial(scheme, built, line, answers, scores)
 
     def _rescued(self, graph: Artifact, exact: Sequence[Float], target: str, best: Trial, because: str) -> Rescue:
         from edgebert.exporters.quantize import quantizable

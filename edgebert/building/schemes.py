@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from edgebert.artifact import Artifact
@@ -25,7 +26,7 @@ def schemes_of(target: str, precision: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Trial:
-    """A checkpoint built in one of these, with the modules ``excluded`` from it.
+    """A checkpoint built in one of these.
 
     ``line`` is its line in the ledger, ``answers`` what that was written on, ``scores`` are those on dev where it
     could be judged by them.
@@ -36,9 +37,8 @@ class Trial:
     line: Stage
     answers: Sequence[Float]
     scores: Scores | None = None
-    excluded: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def metric(self) -> float | None:
         """The task metric on dev, a fraction; None where that could not be measured."""
         return None if self.scores is None else self.scores.metric_value().value

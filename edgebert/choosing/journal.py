@@ -23,9 +23,9 @@ import numpy.typing as npt
 
 from edgebert.choosing.candidate import Candidate
 from edgebert.errors import EnvironmentMissing, InputError, UsageError
+from edgebert.folders import JOURNAL
 from edgebert.judging.metrics import Scores
 from edgebert.serving.tokens import Text
-from edgebert.shelves import JOURNAL
 from edgebert.stage import write_json, write_text
 from edgebert.strict_json import parse_json
 from edgebert.training.data import Row

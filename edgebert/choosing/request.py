@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgebert.artifact import Artifact
-from edgebert.building.lowering import QUANT_DROP
 from edgebert.choosing.budget import Budget
 from edgebert.judging.latency import BenchConfig
 from edgebert.shaping.depth import KEEP_FIRST
+from edgebert.tolerances import QUANT_DROP
 
 if TYPE_CHECKING:
     from edgebert.training.plan import TrainConfig

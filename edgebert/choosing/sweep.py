@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgebert import build, stage
 from edgebert.artifact import Artifact, problem_of
-from edgebert.building.lowering import QUANT_DROP
 from edgebert.child import ChildDied, ChildFailed
 from edgebert.choosing.candidate import Candidate, Report
 from edgebert.choosing.journal import Journal
@@ -38,6 +37,7 @@ from edgebert.registry import TARGETS, check_pair, target_named
 from edgebert.serving.tokens import Text
 from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.shaping.depth import KEEP_AUTO, KEEP_FIRST, check_keep, layers_to_keep
+from edgebert.tolerances import QUANT_DROP
 from edgebert.training.data import Data, read, sample_texts
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from edgebert.artifact import MANIFEST, Artifact
 from edgebert.choosing.journal import Journal
 from edgebert.cli import Document, calm, command, flags, table
 from edgebert.errors import EdgebertError, InputError
+from edgebert.folders import artifact_folders
 from edgebert.judging.bench import measure
 from edgebert.judging.conditions import conditions_facts
 from edgebert.judging.evaluate import text_of
@@ -20,7 +21,6 @@ from edgebert.judging.parity import sample
 from edgebert.machine import environment
 from edgebert.registry import target_named
 from edgebert.serving.tokens import Text
-from edgebert.shelves import artifact_folders
 from edgebert.tasks import TASKS
 from edgebert.training.data import read
 

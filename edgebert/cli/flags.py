@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from edgebert.tolerances import QUANT_DROP
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_OUT = "edgebert-out"
@@ -153,7 +155,7 @@ def quant_drop(function: F) -> F:
     return click.option(
         "--quant-drop",
         type=click.FloatRange(0, 100),
-        default=0.5,
+        default=QUANT_DROP,
         help="Points int8 may lose on dev, beyond chance, before the fewest modules that mend it stay in float.",
     )(function)
 

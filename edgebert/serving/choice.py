@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgebert.artifact import MANIFEST, Artifact, Manifest
+from edgebert.artifact import MANIFEST, Artifact, Manifest, made_for_int8_dot
 from edgebert.errors import EdgebertError, EnvironmentMissing, InputError
+from edgebert.folders import artifact_folders, fit_of, latencies_of, pick_of
 from edgebert.machine import has_bf16, has_int8_dot
 from edgebert.registry import TARGETS, target_named
-from edgebert.shelves import artifact_folders, fit_of, latencies_of, pick_of
 
 # How deep below the folder artifacts may lie: in a fit's they are in artifacts/.
 _DEPTH = 2
@@ -128,15 +128,9 @@ def obstacle(manifest: Manifest, target: str | None) -> str | None:
         return str(error)
     if manifest.precision == "bf16" and not has_bf16():
         return "this CPU does not compute in bf16"
-    if _for_int8_dot(manifest) and not has_int8_dot() and not found.unsaturated:
+    if made_for_int8_dot(manifest) and not has_int8_dot() and not found.unsaturated:
         return "its int8 products would saturate: it was made for a CPU with VNNI, or dot products on Arm"
     return None
-
-
-def _for_int8_dot(manifest: Manifest) -> bool:
-    """Whether an int8 graph was made where products do not saturate: its weights then have the whole range."""
-    names = manifest.needs.get("isa")
-    return manifest.precision.startswith("int8") and isinstance(names, list) and has_int8_dot(names)
 
 
 def _place(word: str, words: Collection[str]) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgebert.artifact import Artifact, Manifest
 from edgebert.errors import InputError, UsageError
@@ -164,6 +164,22 @@ def only_layers(module: torch.nn.Module, family: Family, keep: Sequence[int]) ->
         yield
     finally:
         setattr(parent, name, layers)
+
+
+@contextmanager
+def answering_from(module: torch.nn.Module, family: Family, state: torch.Tensor) -> Iterator[None]:
+    """Let a loaded model answer as if ``state`` [batch, sequence, hidden] were what its layers give, until the end."""
+
+    def replace(_: torch.nn.Module, __: object, found: Any) -> Any:
+        found["last_hidden_state"] = state
+        return found
+
+    hook = layers_of(module, family)[0].register_forward_hook(replace)
+    try:
+        with only_layers(module, family, []):
+            yield
+    finally:
+        hook.remove()
 
 
 def layers_of(module: torch.nn.Module, family: Family) -> tuple[torch.nn.Module, str]:

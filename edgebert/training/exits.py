@@ -12,14 +12,14 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from edgebert.artifact import Pooling
 from edgebert.families import FAMILIES, Family
-from edgebert.shaping.depth import encoder_of, layers_of, move_layers, only_layers
+from edgebert.shaping.depth import answering_from, encoder_of, move_layers
 from edgebert.training.objectives.base import Outputs
 from edgebert.training.objectives.task import pool
 from edgebert.training.plan import Plan
@@ -89,19 +89,9 @@ class Exits:
         if self._pooling:
             pooled = pool(state, inputs["attention_mask"], self._pooling.mode, normalize=self._pooling.normalize)
             return Outputs(pooled=pooled)
-
-        def replace(_: torch.nn.Module, __: object, found: Any) -> Any:
-            found["last_hidden_state"] = state
-            return found
-
         module = self._module
-        place = layers_of(module, self._family)[0]
-        hook = place.register_forward_hook(replace)
-        try:
-            with only_layers(module, self._family, []), _heads_of(module, self._family, depth):
-                return forward(module, inputs, None, hidden=False)
-        finally:
-            hook.remove()
+        with answering_from(module, self._family, state), _heads_of(module, self._family, depth):
+            return forward(module, inputs, None, hidden=False)
 
     def weights(self, depth: int) -> dict[str, Tensor]:
         """The weights of one depth by the names that a checkpoint of so many layers has, as copies."""
