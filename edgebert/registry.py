@@ -19,6 +19,7 @@ class Target:
     """Where an artifact runs. ``runtime`` is ``module:function``, imported only when used.
 
     ``unsaturated``: sums of 8-bit products are right on every CPU, also those of weights that were made for VNNI.
+    ``lanes``: calls at once can each have threads of their own.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Target:
     package: str
     precisions: tuple[str, ...]
     unsaturated: bool = False
+    lanes: bool = False
 
     def resolve(self) -> Any:
         """The runtime's ``open`` function. Raises EnvironmentMissing naming the extra to install."""
@@ -44,8 +46,15 @@ TARGETS: Mapping[str, Target] = {
             "onnxruntime",
             ("fp32", "int8", "int8-dynamic", "int8-static"),
             unsaturated=True,
+            lanes=True,
         ),
-        Target("openvino", "edgebert.runtimes.ov:open", "openvino", ("fp32", "bf16", "int8", "int8-static")),
+        Target(
+            "openvino",
+            "edgebert.runtimes.ov:open",
+            "openvino",
+            ("fp32", "bf16", "int8", "int8-static"),
+            lanes=True,
+        ),
         Target("torch", "edgebert.runtimes.reference:open", "torch", ("fp32",)),
     )
 }
