@@ -23,11 +23,13 @@ Use = tuple[ir.Node, int]
 
 
 def read_first_token(graph: ir.Graph) -> bool:
-    """Rewrite a graph whose head reads one token, in place; returns whether it does."""
+    """Rewrite a graph without unused nodes whose head reads one token, in place; returns whether there was such."""
     head = next((node for node in graph if _selects_first(node)), None)
     if head is None:
         return False
     asked, narrowed = _reach(graph, head)
+    if not narrowed:
+        return False
     for node, axis in narrowed.items():
         if node.op_type == "Reshape":
             node.replace_input_with(1, _constant(graph, f"{node.outputs[0].name}.shape", _sizes(node, axis) or []))

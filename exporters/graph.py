@@ -247,8 +247,9 @@ def build_graph(source: Artifact, config: GraphConfig, out: Path, *, template: T
         raise ValueError("the template was traced from another shape")
     model = template.model.clone()
     _cut(model, template, source.manifest.architecture.layers)
-    read_first_token(model.graph)
     passes.RemoveUnusedNodesPass()(model)
+    if read_first_token(model.graph):
+        passes.RemoveUnusedNodesPass()(model)
     if config.fixed is not None:
         _fix(model, config.fixed)
     _swap_weights(model, _parameters(source))
