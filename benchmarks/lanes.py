@@ -38,9 +38,8 @@ def main() -> None:
         print(json.dumps(_measure(asked.artifacts[0], asked.data, asked.way)))
         return
     print(heading("Calls at once, each on a thread of its own: `predict` of many texts"))
-    print(
-        "| artifact | MB | texts/s without | with | gain | MiB in memory without | with |\n|---|---|---|---|---|---|---|"
-    )
+    print("| artifact | MB | texts/s without | with | gain | MiB in memory without | with |")
+    print("|---|---|---|---|---|---|---|")
     for path in asked.artifacts:
         print(_row(path, asked.data, asked.rounds), flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -66,7 +67,7 @@ def attention(*, told: bool = False, index: int = 0) -> onnx.ModelProto:
         helper.make_node("Add", ["same", "x"], ["hidden"]),
         helper.make_node("Gather", ["hidden", "index"], ["y"], axis=1),
     ]
-    sizes = {"x": 4, "query": 4, "context": 4, "same": 4, "hidden": 4, "scores": "s", "shares": "s"}
+    sizes: dict[str, Any] = {"x": 4, "query": 4, "context": 4, "same": 4, "hidden": 4, "scores": "s", "shares": "s"}
     infos = {name: helper.make_tensor_value_info(name, 1, ["b", "s", size]) for name, size in sizes.items()}
     infos["keys"] = helper.make_tensor_value_info("keys", 1, ["b", 4, "s"])
     weights = [
@@ -94,9 +95,11 @@ def test_the_first_tokens_answer_is_the_same(batch: int, length: int, seed: int)
 def test_only_what_is_needed_is_computed() -> None:
     model = ir.from_proto(attention())
     read_first_token(model.graph)
-    sizes = {value.name: list(value.shape or ()) for node in model.graph for value in node.outputs}
-    assert [sizes[name][1] for name in ("query", "scores", "shares", "context", "same", "hidden")] == [1] * 6
-    assert sizes["keys"] == ["b", 4, "s"]
+    shapes: dict[str, Any] = {
+        str(value.name): list(value.shape or ()) for node in model.graph for value in node.outputs
+    }
+    assert [shapes[name][1] for name in ("query", "scores", "shares", "context", "same", "hidden")] == [1] * 6
+    assert shapes["keys"] == ["b", 4, "s"]
 
 
 @pytest.mark.parametrize("other", [attention(told=True), attention(index=1)], ids=["all is told", "another token"])
