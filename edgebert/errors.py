@@ -91,6 +91,9 @@ class BatcherClosed(Unanswered):
 _EXTRA_OF = {
     "onnxruntime": "cpu",
     "openvino": "openvino",
+    "tensorrt": "trt",
+    "tensorrt_rtx": "trt-rtx",
+    "cuda": "trt",
     "torch": "build",
     "transformers": "build",
     "safetensors": "build",

@@ -58,9 +58,15 @@ class _OrtSession:
 
 def _engine(artifact: Artifact, config: SessionConfig) -> Any:
     """ONNX Runtime on exactly the bytes that were checked."""
-    if artifact.manifest.precision == "bf16":
+    typed = artifact.manifest.needs.get("typed")
+    if artifact.manifest.precision == "bf16" and typed is None:
         raise InputError("ONNX Runtime computes nothing in bf16", str(artifact.path), "use target openvino")
     model, weights = read_checked_graph(artifact)
+    if typed == "bf16":
+        # A graph for GPUs, judged here: the only reason to load what writes graphs.
+        from edgebert.runtimes.widened import widened
+
+        model = widened(model)
     options = _options(artifact, config)
     if weights is not None:
         options.add_external_initializers_from_files_in_memory([EXTERNAL], [weights], [len(weights)])

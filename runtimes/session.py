@@ -31,12 +31,14 @@ class SessionConfig:
 
     ``timing_only`` lets a runtime that cannot read the artifact's weights make up others: latency does
     not depend on them, answers do, so serving never sets it. ``cache_dir`` is a private folder for what an engine
-    compiles; without one nothing is written.
+    compiles; without one nothing is written. ``trust_engine`` allows an engine that the artifact brings, which is
+    native code, to be opened.
     """
 
     threads: int | None = None
     timing_only: bool = False
     cache_dir: Path | None = None
+    trust_engine: bool = False
 
     @property
     def thread_count(self) -> int:
