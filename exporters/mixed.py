@@ -111,7 +111,7 @@ class _Mixer:
         for value in self._graph.initializers.values():
             tensor = value.const_value
             if tensor is not None and tensor.dtype == _FLOAT and tensor.size == 1 and tensor.numpy() == least:
-                value.const_value = ir.tensor(np.full(tuple(tensor.shape), HIDDEN, np.float32), name=value.name)
+                value.const_value = ir.tensor(np.full_like(tensor.numpy(), HIDDEN), name=value.name)
 
     def _convert_weights(self, readers: dict[ir.Node, ir.DataType]) -> None:
         """Weights that are read in 16 bits alone are kept in them, under their own names."""
@@ -124,7 +124,7 @@ class _Mixer:
         tensor = value.const_value
         assert tensor is not None, "a graph on disk has values for all its weights"
         value.const_value = ir.LazyTensor(
-            partial(self._rounded, tensor), dtype=self._half.type, shape=ir.Shape(tensor.shape), name=value.name
+            partial(self._rounded, tensor), dtype=self._half.type, shape=ir.Shape(tensor.shape.numpy()), name=value.name
         )
         value.dtype = self._half.type
 

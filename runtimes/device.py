@@ -35,7 +35,7 @@ def capability() -> str:
 
 def name() -> str:
     """What the GPU in use is called."""
-    found = _checked(cuda.cudaGetDeviceProperties(_current())).name
+    found: bytes = _checked(cuda.cudaGetDeviceProperties(_current())).name
     return found.decode("ascii", "replace").rstrip("\0")
 
 

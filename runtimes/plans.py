@@ -117,7 +117,8 @@ def _kept(cache: EngineCache, artifact: Artifact, library: Library, place: Place
         return library.open(plan, "the cache")
     except InputError as error:
         # Another driver may refuse what an older one took.
-        log.warning("building anew: %s", error)
+        # Its words alone: the error holds this call, and with it the GPU's memory.
+        log.warning("building anew: %s", str(error))
         return None
 
 

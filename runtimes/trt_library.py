@@ -172,7 +172,8 @@ def _parsed(parser: Any, network: Network) -> bool:
 
 
 def _parser_errors(parser: Any) -> list[str]:
-    return [str(parser.get_error(place).desc()) for place in range(parser.num_errors)]
+    errors = [parser.get_error(place) for place in range(parser.num_errors)]
+    return [f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors]
 
 
 def _make_log(trt: Any) -> Any:

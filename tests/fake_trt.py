@@ -109,7 +109,7 @@ class _Parser:
 
     def parse(self, model: bytes) -> bool:
         if b"DynamicQuantizeLinear" in model:
-            self._errors.append("no importer for DynamicQuantizeLinear")
+            self._errors.append("DynamicQuantizeLinear")
             return False
         self._network.model = model
         self._network.inputs = list(_session(model).get_inputs())
@@ -120,7 +120,8 @@ class _Parser:
         return len(self._errors)
 
     def get_error(self, place: int) -> Any:
-        return types.SimpleNamespace(desc=lambda: self._errors[place])
+        found = self._errors[place]
+        return types.SimpleNamespace(node_operator=lambda: found, node_name=lambda: "a node", desc=lambda: "false")
 
 
 def _session(model: bytes) -> Any:
@@ -179,7 +180,8 @@ class _Engine:
         return "input" if name in self.inputs else "output"
 
     def get_tensor_dtype(self, name: str) -> str:
-        return {"tensor(int64)": "int64", "tensor(float)": "float32"}[self.tensors[name].type]
+        kind: str = self.tensors[name].type
+        return {"tensor(int64)": "int64", "tensor(float)": "float32"}[kind]
 
     def create_execution_context(self) -> _Context:
         return _Context(self._machine, self)
