@@ -40,7 +40,7 @@ class _OrtSession:
     def run(self, feed: Feed) -> dict[str, Array]:
         engine = self._held.get()
         arrays = checked(feed, self._artifact)
-        with _refusals("this input", self._artifact, "check its token ids and shapes"):
+        with refusals("this input", self._artifact, "check its token ids and shapes"):
             results = engine.run(self._outputs, arrays)
         return dict(zip(self._outputs, results, strict=True))
 
@@ -70,7 +70,7 @@ def _engine(artifact: Artifact, config: SessionConfig) -> Any:
     options = _options(artifact, config)
     if weights is not None:
         options.add_external_initializers_from_files_in_memory([EXTERNAL], [weights], [len(weights)])
-    with _refusals("the graph", artifact, "export it again"):
+    with refusals("the graph", artifact, "export it again"):
         engine = onnxruntime.InferenceSession(
             model, options, providers=[_PROVIDER], disabled_optimizers=unwanted_fusions(artifact.manifest.precision)
         )
@@ -108,7 +108,8 @@ def saturates_here(artifact: Artifact) -> bool:
 
 
 @contextmanager
-def _refusals(what: str, artifact: Artifact, remedy: str) -> Iterator[None]:
+def refusals(what: str, artifact: Artifact, remedy: str) -> Iterator[None]:
+    """What ONNX Runtime refuses, as an error of ours."""
     try:
         yield
     except Exception as error:

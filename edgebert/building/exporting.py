@@ -132,15 +132,19 @@ class Exporter:
 
     def unproven(self, checkpoint: Artifact, target: str, precision: str) -> Artifact:
         """A checkpoint at a precision, right in shape and speed but not yet verified or complete."""
-        from edgebert.exporters.graph import build_graph
-
         check_pair(target, precision)
         if target == "torch":
             return checkpoint
-        name = f"{checkpoint.digest[:16]}-fp32"
-        graph = self._once("graph", name, partial(build_graph, template=self.template), checkpoint, self.graph)
+        graph = self._portable(checkpoint)
         scheme, *_ = schemes_of(target, precision)
-        return graph if scheme == "fp32" else self._lowering.build(graph, target, scheme)
+        as_it_is = scheme == "fp32" and not target_named(target).fused
+        return graph if as_it_is else self._lowering.build(graph, target, scheme)
+
+    def _portable(self, checkpoint: Artifact) -> Artifact:
+        from edgebert.exporters.graph import build_graph
+
+        name = f"{checkpoint.digest[:16]}-fp32"
+        return self._once("graph", name, partial(build_graph, template=self.template), checkpoint, self.graph)
 
     def export(self, checkpoint: Artifact, target: str, precision: str, out: Path, *, force: bool = False) -> Artifact:
         """Build, verify and publish one artifact. Raises CheckFailed where the ledger says no."""
@@ -166,14 +170,14 @@ class Exporter:
         lines = self._truncation(checkpoint)
         if target == "torch":
             return _Proof(lines, checkpoint, reference)
-        graph = self.unproven(checkpoint, target, "fp32")
+        graph = self._portable(checkpoint)
         key = graph.digest, target
         if self._exact is None or self._exact[0] != key:
             judge = target_named(target).judge
             self._exact = key, parity.onnx_stage("onnx-fp32", reference, graph, self.feeds, judge)
         line, exact = self._exact[1]
         lines = (*lines, line)
-        if precision == "fp32":
+        if precision == "fp32" and not target_named(target).fused:
             return _Proof(lines, graph, exact)
         best, checks = self._lowering.best(graph, exact, target, precision)
         return _Proof((*lines, best.line), best.artifact, best.answers, checks)

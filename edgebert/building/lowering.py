@@ -63,6 +63,8 @@ class Lowering:
         from edgebert.exporters.static import StaticConfig, quantize_static
 
         name = "-".join([graph.digest[:16], target, precision, *_short(excluded)])
+        if target_named(target).fused:
+            return self._fused(graph, precision, name)
         if target_named(target).typed:
             return self._typed(graph, precision, excluded, name)
         if precision == "bf16":
@@ -73,6 +75,11 @@ class Lowering:
         config = StaticConfig.for_this_cpu(precision, target, len(texts), excluded)
         build = partial(quantize_static, ranges=self._calibrated(graph, texts))
         return self.once("quantize-static", name, build, graph, config)
+
+    def _fused(self, graph: Artifact, precision: str, name: str) -> Artifact:
+        from edgebert.exporters.cuda_fuse import FuseConfig, fuse
+
+        return self.once("fuse", name, fuse, graph, FuseConfig(precision))
 
     def _typed(self, graph: Artifact, precision: str, excluded: Sequence[str], name: str) -> Artifact:
         """The graph with its precision written into it; around int8 is fp16."""

@@ -19,6 +19,7 @@ log = logging.getLogger("edgebert")
 _INT8: Mapping[str, tuple[str, ...]] = {
     "cpu": ("int8-dynamic", "int8-static"),
     "openvino": ("int8-static",),
+    "ort-trt": ("int8-static",),
     "trt": ("int8-static",),
     "trt-rtx": ("int8-static",),
 }

@@ -159,7 +159,7 @@ def targets(default: str | None) -> Callable[[F], F]:
         "target",
         type=NAMES,
         default=default,
-        help="Where it runs: cpu, openvino, torch, trt, trt-rtx; one or a list.",
+        help="Where it runs: cpu, openvino, torch, cuda, ort-trt, trt, trt-rtx; one or a list.",
     )
 
 
