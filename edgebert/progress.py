@@ -25,3 +25,25 @@ def bar(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]
         disable=None if log.isEnabledFor(logging.INFO) else True,
     )
     return cast("Iterable[T]", shown)
+
+
+class Counted:
+    """A bar over steps that somebody else takes: how many, it learns when they begin."""
+
+    def __init__(self, label: str) -> None:
+        quiet = not log.isEnabledFor(logging.INFO)
+        self._bar = tqdm(desc=label, file=sys.stderr, delay=2.0, leave=False, disable=True if quiet else None)
+
+    def start(self, total: int) -> None:
+        """There are so many."""
+        self._bar.total = total
+
+    def step(self) -> None:
+        """One more is done."""
+        self._bar.update()
+
+    def __enter__(self) -> Counted:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

@@ -24,13 +24,14 @@ TOLERANCES: Mapping[str, Tolerance] = {
     "truncate": Tolerance(0.0, 1.0 - 1e-12, 1.0, 0.0),
     "width": Tolerance(1e-5, 1.0 - 1e-8, 1.0, 0.0),
     "fp32": Tolerance(1e-4, 1.0 - 1e-6, 1.0, 1e-4),
+    "fp16": Tolerance(0.01, 1.0 - 1e-5, 0.99, 0.005),
     "bf16": Tolerance(0.1, 0.999, 0.95, 0.03),
     "int8": Tolerance(0.5, 0.97, 0.9, 0.01),
 }
 # Points of the task metric that int8 may lose on dev before modules are left in float: docs/decisions/017.
 QUANT_DROP = 0.5
 # Those that artifacts have; the others are steps of the ledger.
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 def tolerance_of(precision: str) -> Tolerance:

@@ -101,14 +101,14 @@ def _module_of(node: ir.Node) -> str | None:
 def quantize_graph(rewriter: Rewriter, excluded: Collection[str]) -> None:
     """Rewrite, in place, every Linear and embedding look-up of the graph to integer weights, but those ``excluded``."""
     graph = rewriter.graph
-    rewrites: dict[str, Callable[[Rewriter, ir.Node], None]] = {
-        "MatMul": Rewriter.linear,
-        "Gemm": Rewriter.gemm,
-        "Gather": Rewriter.embedding,
+    rewrites: dict[str, Callable[[ir.Node], None]] = {
+        "MatMul": rewriter.linear,
+        "Gemm": rewriter.gemm,
+        "Gather": rewriter.embedding,
     }
     for node in list(graph):
         if node.op_type in rewrites and _module_of(node) not in excluded:
-            rewrites[node.op_type](rewriter, node)
+            rewrites[node.op_type](node)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         del graph.initializers[name]
 

@@ -40,7 +40,7 @@ class _OrtSession:
     def run(self, feed: Feed) -> dict[str, Array]:
         engine = self._held.get()
         arrays = checked(feed, self._artifact)
-        with _refusals("this input", self._artifact, "check its token ids and shapes"):
+        with refusals("this input", self._artifact, "check its token ids and shapes"):
             results = engine.run(self._outputs, arrays)
         return dict(zip(self._outputs, results, strict=True))
 
@@ -58,13 +58,19 @@ class _OrtSession:
 
 def _engine(artifact: Artifact, config: SessionConfig) -> Any:
     """ONNX Runtime on exactly the bytes that were checked."""
-    if artifact.manifest.precision == "bf16":
+    typed = artifact.manifest.needs.get("typed")
+    if artifact.manifest.precision == "bf16" and typed is None:
         raise InputError("ONNX Runtime computes nothing in bf16", str(artifact.path), "use target openvino")
     model, weights = read_checked_graph(artifact)
+    if typed == "bf16":
+        # A graph for GPUs, judged here: the only reason to load what writes graphs.
+        from edgebert.runtimes.widened import widened
+
+        model = widened(model)
     options = _options(artifact, config)
     if weights is not None:
         options.add_external_initializers_from_files_in_memory([EXTERNAL], [weights], [len(weights)])
-    with _refusals("the graph", artifact, "export it again"):
+    with refusals("the graph", artifact, "export it again"):
         engine = onnxruntime.InferenceSession(
             model, options, providers=[_PROVIDER], disabled_optimizers=unwanted_fusions(artifact.manifest.precision)
         )
@@ -102,7 +108,8 @@ def saturates_here(artifact: Artifact) -> bool:
 
 
 @contextmanager
-def _refusals(what: str, artifact: Artifact, remedy: str) -> Iterator[None]:
+def refusals(what: str, artifact: Artifact, remedy: str) -> Iterator[None]:
+    """What ONNX Runtime refuses, as an error of ours."""
     try:
         yield
     except Exception as error:

@@ -31,13 +31,15 @@ class SessionConfig:
 
     ``timing_only`` lets a runtime that cannot read the artifact's weights make up others: latency does
     not depend on them, answers do, so serving never sets it. ``cache_dir`` is a private folder for what an engine
-    compiles; without one nothing is written. ``lanes`` is how many calls at once share the threads out among them.
+    compiles; without one nothing is written. ``trust_engine`` allows an engine that the artifact brings, which is
+    native code, to be opened. ``lanes`` is how many calls at once share the threads out among them.
     """
 
     threads: int | None = None
-    lanes: int = 1
     timing_only: bool = False
     cache_dir: Path | None = None
+    trust_engine: bool = False
+    lanes: int = 1
 
     @property
     def thread_count(self) -> int:

@@ -95,7 +95,7 @@ def test_whole_batches_are_computed_beside_one_another_and_parts_are_not(
 ) -> None:
     monkeypatch.setattr(session, "allowed_threads", lambda: 2)
     with load(exports.artifact("bert", TASKS[0]).path, threads=2) as model:
-        same_time, together = threading.Barrier(2), []
+        same_time, together = threading.Barrier(2), list[int]()
         finish = model.finish
 
         def meet(tokens: list[Tokens]) -> Any:
@@ -107,7 +107,7 @@ def test_whole_batches_are_computed_beside_one_another_and_parts_are_not(
         monkeypatch.setattr(model, "finish", meet)
         with edgebert.Batcher(model, max_batch_tokens=24) as batcher:
             same([future.result(20) for future in [batcher.submit(text) for text in TEXTS]], model)
-        gate, begun = threading.Event(), []
+        gate, begun = threading.Event(), list[int]()
 
         def wait(tokens: list[Tokens]) -> Any:
             begun.append(len(tokens))

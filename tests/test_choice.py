@@ -68,7 +68,10 @@ def test_of_what_nobody_measured_the_deepest_and_int8(exports: Exports, tmp_path
     folder = shelf(exports, tmp_path, SHALLOW, DEEP, INT8)
     name, why, others = chosen(folder)
     assert name == INT8
-    assert why == "not measured; by depth, then int8, bf16, fp32, then cpu, openvino, torch"
+    assert (
+        why
+        == "not measured; by depth, then int8, fp16, bf16, fp32, then cpu, openvino, torch, cuda, ort-trt, trt, trt-rtx"
+    )
     assert others == {DEEP: why, SHALLOW: why}
 
 
@@ -152,7 +155,7 @@ def test_a_runtime_that_is_not_installed_is_passed_over(
     name, _, others = chosen(folder)
     assert name == SHALLOW
     assert "pip install 'edgebert[openvino]'" in others["l3-openvino-fp32"]
-    assert "no runtime for target trt" in others["l3-trt-fp32"]
+    assert "missing package: tensorrt" in others["l3-trt-fp32"]
     shutil.rmtree(folder / SHALLOW)
     with pytest.raises(EnvironmentMissing, match="no artifact of 2 can run here"):
         load(folder)

@@ -19,6 +19,7 @@ import numpy as np
 
 from edgebert import stage
 from edgebert.artifact import Artifact, Manifest
+from edgebert.building.engines import Builder
 from edgebert.building.lowering import Lowering
 from edgebert.building.places import bytes_needed, check_free, check_output, depth_name, workplace
 from edgebert.building.references import References
@@ -29,8 +30,9 @@ from edgebert.exporters.seal import SealConfig, seal
 from edgebert.exporters.signature import OPSET, PORTABLE, GraphConfig, Sizes
 from edgebert.judging import parity
 from edgebert.machine import file_name
+from edgebert.profiles import NO_REQUEST, EngineRequest
 from edgebert.progress import bar
-from edgebert.registry import check_pair
+from edgebert.registry import check_pair, target_named
 from edgebert.serving.rows import Float
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
 from edgebert.shaping import sizes
@@ -68,7 +70,8 @@ class Exporter:
     ledger, ``texts_from`` says where they are from. ``graph`` is what all graphs are like. ``data`` has the texts
     that static int8 is calibrated on and the dev part that schemes are judged by; without it ``texts`` serve.
     ``depths`` are those at which the source's first layers will be exported, where that is known. ``quant_drop`` is
-    how many points of the task metric int8 may lose on dev before modules are left in float.
+    how many points of the task metric int8 may lose on dev before modules are left in float. ``engine`` is what is
+    asked of targets that run engines.
     """
 
     def __init__(
@@ -81,9 +84,11 @@ class Exporter:
         data: Data | None = None,
         depths: Sequence[int] = (),
         quant_drop: float = QUANT_DROP,
+        engine: EngineRequest = NO_REQUEST,
     ) -> None:
         self.source, self.texts, self.texts_from, self.work = source, list(texts), texts_from, work
         self.graph, self.data, self._depths, self._quant_drop = graph, data, depths, quant_drop
+        self._engine = engine
         # The latest fp32 graph's line and outputs: its other precisions are compared with these.
         self._exact: tuple[tuple[str, str], tuple[parity.Stage, list[Float]]] | None = None
 
@@ -102,7 +107,8 @@ class Exporter:
 
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
-        longest = self.graph.fixed and min(self.graph.fixed[1], self.source.manifest.max_length)
+        shapes = [self.graph.fixed, self._engine.profile and self._engine.profile.most]
+        longest = min([self.source.manifest.max_length, *(shape[1] for shape in shapes if shape)])
         return TextTokenizer(self.source, longest)
 
     @cached_property
@@ -126,15 +132,19 @@ class Exporter:
 
     def unproven(self, checkpoint: Artifact, target: str, precision: str) -> Artifact:
         """A checkpoint at a precision, right in shape and speed but not yet verified or complete."""
-        from edgebert.exporters.graph import build_graph
-
         check_pair(target, precision)
         if target == "torch":
             return checkpoint
-        name = f"{checkpoint.digest[:16]}-fp32"
-        graph = self._once("graph", name, partial(build_graph, template=self.template), checkpoint, self.graph)
+        graph = self._portable(checkpoint)
         scheme, *_ = schemes_of(target, precision)
-        return graph if scheme == "fp32" else self._lowering.build(graph, target, scheme)
+        as_it_is = scheme == "fp32" and not target_named(target).fused
+        return graph if as_it_is else self._lowering.build(graph, target, scheme)
+
+    def _portable(self, checkpoint: Artifact) -> Artifact:
+        from edgebert.exporters.graph import build_graph
+
+        name = f"{checkpoint.digest[:16]}-fp32"
+        return self._once("graph", name, partial(build_graph, template=self.template), checkpoint, self.graph)
 
     def export(self, checkpoint: Artifact, target: str, precision: str, out: Path, *, force: bool = False) -> Artifact:
         """Build, verify and publish one artifact. Raises CheckFailed where the ledger says no."""
@@ -142,6 +152,10 @@ class Exporter:
         proof = self._proven(checkpoint, reference, target, precision)
         if not all(line.ok for line in proof.lines):
             self._refuse(proof.lines, out)
+        if target_named(target).engine:
+            proof = self._with_engines(proof, checkpoint, target, reference)
+            if not all(line.ok for line in proof.lines):
+                self._refuse(proof.lines, out)
         moved = parity.invariance(proof.answers, len(self.texts))
         checks = {
             "parity": [dataclasses.asdict(line) for line in proof.lines],
@@ -156,16 +170,22 @@ class Exporter:
         lines = self._truncation(checkpoint)
         if target == "torch":
             return _Proof(lines, checkpoint, reference)
-        graph = self.unproven(checkpoint, target, "fp32")
+        graph = self._portable(checkpoint)
         key = graph.digest, target
         if self._exact is None or self._exact[0] != key:
-            self._exact = key, parity.onnx_stage("onnx-fp32", reference, graph, self.feeds, target)
+            judge = target_named(target).judge
+            self._exact = key, parity.onnx_stage("onnx-fp32", reference, graph, self.feeds, judge)
         line, exact = self._exact[1]
         lines = (*lines, line)
-        if precision == "fp32":
+        if precision == "fp32" and not target_named(target).fused:
             return _Proof(lines, graph, exact)
         best, checks = self._lowering.best(graph, exact, target, precision)
         return _Proof((*lines, best.line), best.artifact, best.answers, checks)
+
+    def _with_engines(self, proof: _Proof, checkpoint: Artifact, target: str, reference: Sequence[Float]) -> _Proof:
+        builder = Builder(self._once, self._engine, self.feeds, len(self.texts))
+        made = builder.build(proof.artifact, checkpoint, target, proof.answers, reference)
+        return _Proof((*proof.lines, *made.lines), made.artifact, made.answers, {**proof.checks, **made.checks})
 
     def _truncation(self, checkpoint: Artifact) -> tuple[parity.Stage, ...]:
         """Untrained layers must give, to the bit, what the full model gives with the others left out."""
@@ -220,6 +240,7 @@ def export(
     opset: int = OPSET,
     fixed: Sizes | None = None,
     quant_drop: float = QUANT_DROP,
+    engine: EngineRequest = NO_REQUEST,
     force: bool = False,
     tell: Callable[[Importance], None] | None = None,
 ) -> list[Artifact]:
@@ -228,8 +249,9 @@ def export(
     ``keep`` and ``tell`` are :func:`kept_layers`'. ``prune`` names the data whose tokens alone stay in the vocabulary
     (see :func:`pruned`). ``fixed`` (texts, tokens) makes graphs of that one shape; longer texts are then longer than
     the model reads. ``quant_drop`` is how many points of the task metric int8 may lose on the data's dev part before
-    modules are left in float. Returns the artifacts, published under ``out``. Raises UsageError for depths that do not
-    exist or folders that do, InputError for unusable checkpoints or data, CheckFailed where parity fails.
+    modules are left in float. ``engine`` says for which GPUs and shapes engines are built. Returns the artifacts,
+    published under ``out``. Raises UsageError for depths that do not exist or folders that do, InputError for unusable
+    checkpoints or data, CheckFailed where parity fails.
     """
     source = open_checkpoint(model, task)
     depth = source.manifest.architecture.layers
@@ -241,13 +263,14 @@ def export(
         check_pair(*way)
         if way[0] == "torch" and graph != PORTABLE:
             raise UsageError("target torch has no graph", "--opset, --fixed", "export to another target")
+    _check_engines(engine, ways, source)
     name = source.manifest.name if prune is None else pruned_name(source)
     check_output(source, Path(out))
     rows = read(data, columns) if data is not None else None
     keeps = kept_layers(source, wanted, keep, rows, tell=tell)
     jobs = [(kept, way, Path(out) / (_name(name, kept, *way) + graph.suffix)) for kept in keeps for way in ways]
     check_free([path for _, _, path in jobs], Path(out), force=force)
-    needed = bytes_needed(source, [len(kept) for kept in keeps], [p for _, p in ways])
+    needed = bytes_needed(source, [len(kept) for kept in keeps], [p for _, p in ways], len(engine.capabilities))
     needed += 0 if prune is None else sizes.weight_bytes(shape_of(source))["fp32"]
     stage.require_space(Path(out), needed, "export")
     texts, texts_from = parity.ledger_texts(rows, TASKS[source.manifest.task])
@@ -257,11 +280,23 @@ def export(
         if prune is not None:
             source = pruned(source, read(prune, columns), work / "pruned")
         depths = [len(kept) for kept in keeps if tuple(kept) == tuple(range(len(kept)))]
-        exporter = Exporter(source, texts, texts_from, work, graph, rows, depths, quant_drop)
+        exporter = Exporter(source, texts, texts_from, work, graph, rows, depths, quant_drop, engine)
         for kept, way, path in bar(jobs, "exporting"):
             done.append(exporter.export(exporter.truncated(kept), *way, path, force=force))
             log.info("exported %s (%.1f MB)", path, done[-1].manifest.bytes / 1e6)
     return done
+
+
+def _check_engines(engine: EngineRequest, ways: Sequence[tuple[str, str]], source: Artifact) -> None:
+    """Raise before anything is traced: UsageError for what cannot be built, EnvironmentMissing without the library."""
+    targets = {target for target, _ in ways if target_named(target).engine}
+    if not targets and engine != NO_REQUEST:
+        what = "no target here builds engines"
+        raise UsageError(what, "--compute-capability, --profile, --cache-dir", "use --target trt or trt-rtx")
+    for target in sorted(targets):
+        from edgebert.exporters.trt_engine import engine_config
+
+        engine_config(target, engine, source.manifest, ())
 
 
 def _name(name: str, keep: Sequence[int], target: str, precision: str) -> str:

@@ -20,6 +20,7 @@ from edgebert.graph_guard import GRAPH
 from edgebert.judging import parity
 from edgebert.judging.evaluate import scores_on_dev
 from edgebert.judging.metrics import Scores
+from edgebert.registry import target_named
 from edgebert.serving.rows import Float
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
 from edgebert.tolerances import QUANT_DROP
@@ -62,6 +63,10 @@ class Lowering:
         from edgebert.exporters.static import StaticConfig, quantize_static
 
         name = "-".join([graph.digest[:16], target, precision, *_short(excluded)])
+        if target_named(target).fused:
+            return self._fused(graph, precision, name)
+        if target_named(target).typed:
+            return self._typed(graph, precision, excluded, name)
         if precision == "bf16":
             return self.once("precision", name, set_precision, graph, PrecisionConfig(target, precision))
         if precision == "int8-dynamic":
@@ -70,6 +75,23 @@ class Lowering:
         config = StaticConfig.for_this_cpu(precision, target, len(texts), excluded)
         build = partial(quantize_static, ranges=self._calibrated(graph, texts))
         return self.once("quantize-static", name, build, graph, config)
+
+    def _fused(self, graph: Artifact, precision: str, name: str) -> Artifact:
+        from edgebert.exporters.cuda_fuse import FuseConfig, fuse
+
+        return self.once("fuse", name, fuse, graph, FuseConfig(precision))
+
+    def _typed(self, graph: Artifact, precision: str, excluded: Sequence[str], name: str) -> Artifact:
+        """The graph with its precision written into it; around int8 is fp16."""
+        from edgebert.exporters.mixed import MixedConfig, to_mixed
+        from edgebert.exporters.symmetric import SymmetricConfig, quantize_symmetric
+
+        if not precision.startswith("int8"):
+            return self.once("mixed", name, to_mixed, graph, MixedConfig(precision))
+        texts = calibration_texts(self.data, self.texts)
+        config = SymmetricConfig(precision, len(texts), tuple(excluded))
+        build = partial(quantize_symmetric, ranges=self._calibrated(graph, texts))
+        return self.once("quantize-symmetric", name, build, graph, config)
 
     def best(
         self, graph: Artifact, exact: Sequence[Float], target: str, precision: str
@@ -120,7 +142,8 @@ class Lowering:
         self, graph: Artifact, exact: Sequence[Float], target: str, scheme: str, excluded: Sequence[str] = ()
     ) -> Trial:
         built = self.build(graph, target, scheme, excluded)
-        line, answers = parity.onnx_stage(scheme.partition("-")[0], exact, built, self.feeds, target)
+        judge = target_named(target).judge
+        line, answers = parity.onnx_stage(scheme.partition("-")[0], exact, built, self.feeds, judge)
         judged = scheme.startswith("int8") and self.data is not None
         scores = scores_on_dev(built, self.data) if judged and self.data is not None else None
         return Trial(scheme, built, line, answers, scores)
@@ -146,7 +169,7 @@ class Lowering:
         """The mean error of the outputs with only the modules that are not ``excluded`` in int8."""
         built = self.build(graph, target, scheme, excluded)
         feeds, rows = parity.padded_part(len(self.texts))
-        line, _ = parity.onnx_stage("int8", exact[rows], built, self.feeds[feeds], target)
+        line, _ = parity.onnx_stage("int8", exact[rows], built, self.feeds[feeds], target_named(target).judge)
         # There is one for every module: only the number is of use.
         shutil.rmtree(built.path)
         return line.mean_abs_error

@@ -16,8 +16,11 @@ from edgebert.shaping.checkpoint import shape_of
 _COPIES = {"fp32": 1, "int8": 3}
 
 
-def bytes_needed(source: Artifact, depths: Sequence[int], precisions: Sequence[str]) -> int:
-    """What it takes on disk to export these depths at these precisions, intermediate artifacts included."""
+def bytes_needed(source: Artifact, depths: Sequence[int], precisions: Sequence[str], engines: int = 0) -> int:
+    """What it takes on disk to export these depths at these precisions, intermediate artifacts included.
+
+    ``engines`` are built of each, of about the weights' size: once beside the graph, once as it is published.
+    """
     companions = sum(entry.bytes for name, entry in source.manifest.files.items() if not name.endswith(".safetensors"))
     shape = shape_of(source)
     total = 0
@@ -26,7 +29,7 @@ def bytes_needed(source: Artifact, depths: Sequence[int], precisions: Sequence[s
         # The cut checkpoint and its graph; then each result, one of another precision also before it is sealed.
         kept = [weights["fp32"]] * 2
         for precision in precisions:
-            kept += [weights[_stored_as(precision)]] * _COPIES.get(precision, 2)
+            kept += [weights[_stored_as(precision)]] * (_COPIES.get(precision, 2) + 2 * engines)
         total += sum(size + companions for size in kept)
     return total
 

@@ -16,7 +16,13 @@ from edgebert.serving.rows import Float
 log = logging.getLogger("edgebert")
 
 # The first is what a fit measures before it trains. OpenVINO computes the dynamic scheme in float.
-_INT8: Mapping[str, tuple[str, ...]] = {"cpu": ("int8-dynamic", "int8-static"), "openvino": ("int8-static",)}
+_INT8: Mapping[str, tuple[str, ...]] = {
+    "cpu": ("int8-dynamic", "int8-static"),
+    "openvino": ("int8-static",),
+    "ort-trt": ("int8-static",),
+    "trt": ("int8-static",),
+    "trt-rtx": ("int8-static",),
+}
 
 
 def schemes_of(target: str, precision: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ import click
 from edgebert.artifact import MANIFEST, Artifact
 from edgebert.choosing.journal import Journal
 from edgebert.cli import Document, calm, command, flags, table
-from edgebert.errors import EdgebertError, InputError
+from edgebert.errors import EdgebertError, EnvironmentMissing, InputError
 from edgebert.folders import artifact_folders
 from edgebert.judging.bench import measure
 from edgebert.judging.conditions import conditions_facts
@@ -37,7 +38,9 @@ def _show(document: Document) -> str:
             f"{r['p50_ms']:.2f}", f"{r['p50_low']:.2f}-{r['p50_high']:.2f}",
             "-" if r["p95_ms"] is None else f"{r['p95_ms']:.2f}", f"{r['tokenize_p50_ms']:.2f}",
             f"{r['texts_per_s']:.0f}", _ratio(r["latency"]["ratio"]),
-            f"{r['memory_bytes'] / 1e6:.0f}", f"{r['cold_start_ms']:.0f}", str(r["samples"]),
+            "-" if r["device_ms"] is None else f"{r['device_ms']:.2f}",
+            f"{r['memory_bytes'] / 1e6:.0f}", f"{r['device_bytes'] / 1e6:.0f}",
+            f"{r['cold_start_ms']:.0f}", str(r["samples"]),
         )
         for r in document["results"]
     ]  # fmt: skip
@@ -51,11 +54,14 @@ def _show(document: Document) -> str:
         "tokens ms",
         "texts/s",
         "x reference",
+        "GPU ms",
         "MB RAM",
+        "MB GPU",
         "start ms",
         "samples",
     )
-    return "\n".join([table(heads, rows), f"reference: {document['reference']}", calm(document["conditions"])])
+    absent = [f"{each['target']}: not here: {each['why']}" for each in document["missing"]]
+    return "\n".join([table(heads, rows), *absent, f"reference: {document['reference']}", calm(document["conditions"])])
 
 
 def _ratio(ratio: Document | None) -> str:
@@ -73,6 +79,7 @@ def _ratio(ratio: Document | None) -> str:
     default=400,
     help="Calls for each, more where quick; p95 needs 200.",
 )
+@click.option("--trust-engine", is_flag=True, help="Open engines that artifacts bring: native code.")
 @flags.seed
 def run(
     artifacts: tuple[Path, ...],
@@ -84,17 +91,22 @@ def run(
     data: str | None,
     columns: dict[str, str],
     samples: int,
+    trust_engine: bool,
     seed: int,
 ) -> Document:
     """Measure artifacts, each in its own process, interleaved in rounds, tokenization included.
 
     ARTIFACT may be a folder of several, such as that of a fit; without it, everything under edgebert-out.
     """
-    for name in target or ():
-        target_named(name).resolve()
+    # Of targets that are asked for by name, before an artifact is: it may be on another machine.
+    _missing(target or ())
     opened = [Artifact.open(path) for path in _found(artifacts)]
-    jobs = [(artifact, name) for artifact in opened for name in target or (artifact.manifest.target,)]
-    config = BenchConfig(batch_size, seq_len, threads, samples=samples, rounds=rounds, seed=seed)
+    missing = _missing(dict.fromkeys(target or (artifact.manifest.target for artifact in opened)))
+    wanted = [(artifact, name) for artifact in opened for name in target or (artifact.manifest.target,)]
+    jobs = [(artifact, name) for artifact, name in wanted if name not in missing]
+    config = BenchConfig(
+        batch_size, seq_len, threads, samples=samples, rounds=rounds, seed=seed, trust_engine=trust_engine
+    )
     # The largest is the reference: it is slow enough for the clock, and the same in every run.
     reference = max(range(len(jobs)), key=lambda i: (*_scale(jobs[i][0]), -i))
     found = measure(
@@ -106,9 +118,24 @@ def run(
             raise result
         entries.append(_entry(artifact, name, result))
     return {
-        "results": entries, "reference": found.conditions and found.conditions.reference,
+        "results": entries, "missing": [{"target": name, "why": str(error)} for name, error in missing.items()],
+        "reference": found.conditions and found.conditions.reference,
         "conditions": conditions_facts(found.conditions), "environment": environment(),
     }  # fmt: skip
+
+
+def _missing(targets: Iterable[str]) -> dict[str, EnvironmentMissing]:
+    """Why this machine cannot run each of the targets that it cannot. Raises the reason where it can run none."""
+    found: dict[str, EnvironmentMissing] = {}
+    names = list(targets)
+    for name in names:
+        try:
+            target_named(name).resolve()
+        except EnvironmentMissing as error:
+            found[name] = error
+    if found and len(found) == len(names):
+        raise next(iter(found.values()))
+    return found
 
 
 def _scale(artifact: Artifact) -> tuple[int, int]:
@@ -156,6 +183,7 @@ def _entry(artifact: Artifact, target: str, latency: Latency) -> Document:
         "p95_ms": latency.p95, "p95_low": latency.p95_low, "p95_high": latency.p95_high,
         "tokenize_p50_ms": latency.tokenize_p50, "texts_per_s": latency.texts_per_s,
         "cold_start_ms": latency.cold_start_ms, "memory_bytes": latency.memory_bytes,
+        "device_ms": latency.device_ms, "device_bytes": latency.device_bytes,
         "ratio": latency.ratio and latency.ratio.value, "digest": artifact.digest,
         "latency": dataclasses.asdict(latency),
     }  # fmt: skip

@@ -11,6 +11,7 @@ from edgebert.artifact import Artifact
 from edgebert.cli import Document, command, flags, table
 from edgebert.cli.keeping import Told
 from edgebert.exporters.signature import OPSET, OPSETS
+from edgebert.profiles import EngineRequest, Profile
 from edgebert.tasks import TASKS
 
 
@@ -80,6 +81,7 @@ def entry_of(artifact: Artifact) -> Document:
     help="Make the graph of one shape, such as 1x128 (texts x tokens) [default: any].",
 )
 @click.option("--opset", type=click.IntRange(OPSETS[0], OPSETS[-1]), default=OPSET, help="ONNX operator set.")
+@flags.engines
 @flags.quant_drop
 @flags.prune
 @flags.out("Folder for the artifacts, each in its own subfolder.")
@@ -95,6 +97,9 @@ def run(
     task: str,
     fixed: tuple[int, int] | None,
     opset: int,
+    compute_capability: tuple[str, ...],
+    profile: Profile | None,
+    cache_dir: Path | None,
     quant_drop: float,
     prune_vocab: str | None,
     out: Path,
@@ -107,6 +112,6 @@ def run(
     artifacts = build.export(
         model, layers, target, precision, out,
         keep=keep, data=data, columns=columns, task=task, prune=prune_vocab, opset=opset, fixed=fixed,
-        quant_drop=quant_drop, force=force, tell=told,
+        quant_drop=quant_drop, engine=EngineRequest(compute_capability, profile, cache_dir), force=force, tell=told,
     )  # fmt: skip
     return {"artifacts": [entry_of(artifact) for artifact in artifacts], **told.document}

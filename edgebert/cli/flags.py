@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from edgebert.profiles import Profile
 from edgebert.tolerances import QUANT_DROP
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -78,7 +79,21 @@ class _Sizes(click.ParamType[Any]):
         return int(words[0]), int(words[1])
 
 
-NUMBERS, NAMES, COLUMNS, SIZES = _Numbers(), _Names(), _Columns(), _Sizes()
+class _Profile(click.ParamType[Any]):
+    """``1x32,8x128,32x384``."""
+
+    name = "BxS,BxS,BxS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Profile:
+        if isinstance(value, Profile):
+            return value
+        words = str(value).split(",")
+        if len(words) != 3:
+            self.fail(f"{value!r} is not of the form 1x32,8x128,32x384", param, ctx)
+        return Profile.of([SIZES.convert(word, param, ctx) for word in words])
+
+
+NUMBERS, NAMES, COLUMNS, SIZES, PROFILE = _Numbers(), _Names(), _Columns(), _Sizes(), _Profile()
 
 
 def model(function: F) -> F:
@@ -140,14 +155,46 @@ def keep(function: F) -> F:
 def targets(default: str | None) -> Callable[[F], F]:
     """``--target``: one or a list."""
     return click.option(
-        "--target", "target", type=NAMES, default=default, help="Where it runs: cpu, openvino, torch; one or a list."
+        "--target",
+        "target",
+        type=NAMES,
+        default=default,
+        help="Where it runs: cpu, openvino, torch, cuda, ort-trt, trt, trt-rtx; one or a list.",
     )
 
 
 def precisions(default: str) -> Callable[[F], F]:
     """``--precision``: one or a list."""
-    text = "fp32, bf16, int8 (the scheme that keeps the task best), int8-dynamic, int8-static; one or a list."
+    text = "fp32, fp16, bf16, int8 (the scheme that keeps the task best), int8-dynamic, int8-static; one or a list."
     return click.option("--precision", type=NAMES, default=default, help=text)
+
+
+def engines(function: F) -> F:
+    """``--compute-capability``, ``--profile`` and ``--cache-dir``: of targets that run engines."""
+    for option in (
+        click.option(
+            "--cache-dir",
+            type=click.Path(path_type=Path),
+            default=None,
+            help="Private folder (0700) for the kernel timings of target trt [default: none kept].",
+        ),
+        click.option(
+            "--profile",
+            type=PROFILE,
+            default=None,
+            help="Texts x tokens an engine takes: least, likeliest, most, as in 1x32,8x128,32x384 "
+            "[default: 1x1 to 32 texts of all lengths, likeliest 1 x the data's median].",
+        ),
+        click.option(
+            "--compute-capability",
+            type=NAMES,
+            default=(),
+            show_default=False,
+            help="GPUs that trt-rtx builds engines for, such as 8.9,12.0 [default: the one here].",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def quant_drop(function: F) -> F:

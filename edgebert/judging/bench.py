@@ -188,7 +188,9 @@ class _Entrant:
         self._sittings: list[list[list[float]]] = []
         self._tokenize: list[float] = []
         self._cold_start_ms: list[float] = []
-        self._memory_bytes = 0
+        self._memory_bytes = self._device_bytes = 0
+        # Of each round the mean of its calls by the GPU's clock.
+        self._device_ms: list[float] = []
         self.call_ms = 0.0
         self.error: EdgebertError | None = None
 
@@ -210,6 +212,7 @@ class _Entrant:
         settings = {
             "path": self._contender.path, "target": self._contender.target,
             "threads": self._config.threads, "seq_len": self._config.seq_len, "warm_ms": _WARM_MS,
+            "trust_engine": self._config.trust_engine,
         }  # fmt: skip
         self._child = sitting.enter_context(Child(_LATENCY_WORKER, settings))
         self._sittings.append([])
@@ -230,6 +233,9 @@ class _Entrant:
             self._sittings[-1].append(answer["total_ms"])
             self._tokenize += answer["tokenize_ms"]
             self._memory_bytes = max(self._memory_bytes, answer["memory_bytes"])
+            self._device_bytes = max(self._device_bytes, answer["device_bytes"])
+            if answer["device_ms"] is not None:
+                self._device_ms.append(answer["device_ms"])
 
     def _ask(self, method: str, *arguments: object) -> dict[str, Any]:
         """The process's answer; one that died or refused sets ``error``, and is not asked again."""
@@ -272,6 +278,7 @@ class _Entrant:
             threads=SessionConfig(self._config.threads).thread_count,
             cold_start_ms=float(np.median(self._cold_start_ms)), memory_bytes=self._memory_bytes,
             ratio=paired_ratio(ours, theirs), rounds=tuple(ours), run=common.run,
+            device_ms=float(np.mean(self._device_ms)) if self._device_ms else None, device_bytes=self._device_bytes,
         )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ class BenchConfig:
     ``samples`` calls are aimed at for each candidate, in ``rounds`` rounds, every two of them with fresh processes
     where the calls are enough for a p95. Where calls are quick all make more; where the slowest candidate would need
     more than ``seconds`` for them, fewer, but not below what a p95 needs. ``seq_len`` None means the texts as they
-    are. ``threads`` None means all that are allowed.
+    are. ``threads`` None means all that are allowed. ``trust_engine`` allows engines that artifacts bring to be opened.
     """
 
     batch_size: int = 1
@@ -47,6 +47,7 @@ class BenchConfig:
     rounds: int = 20
     seconds: float = 30.0
     seed: int = 0
+    trust_engine: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class Latency:
     ``p95`` is as many times its value as that of the worst candidate of the run. ``p95`` and its interval are
     None below 200 samples. ``tokenize_p50`` is the part of the call spent on tokens;
     ``cold_start_ms``, the median over processes, runs from opening the artifact to the first answer;
-    ``memory_bytes`` is the most resident memory that one of the processes held after its last round. ``ratio``
-    is the median over rounds of this latency over the reference's in the same round (None where there was no
+    ``memory_bytes`` is the most resident memory that one of the processes held after its last round. ``device_ms`` is
+    the mean of a call by the GPU's own clock (None where no GPU runs it), ``device_bytes`` what it holds there.
+    ``ratio`` is the median over rounds of this latency over the reference's in the same round (None where there was no
     reference), ``rounds`` are the medians that it was made of, and ``run`` names the measurement: rounds of one
     run can be compared in pairs.
     """
@@ -80,6 +82,8 @@ class Latency:
     ratio: Ratio | None = None
     rounds: tuple[float, ...] = ()
     run: str = ""
+    device_ms: float | None = None
+    device_bytes: int = 0
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Latency:

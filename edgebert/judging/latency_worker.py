@@ -31,7 +31,8 @@ class _Measured:
         self._warm_ms: float = settings["warm_ms"]
         start = time.perf_counter()
         artifact = Artifact.open(settings["path"])
-        session_config = SessionConfig(settings["threads"], timing_only=True)
+        trust: bool = settings["trust_engine"]
+        session_config = SessionConfig(settings["threads"], timing_only=True, trust_engine=trust)
         session = target_named(settings["target"]).resolve()(artifact, session_config)
         # So many tokens are one call of exactly as many, whatever the task does with longer texts.
         overflow: Overflow | None = "truncate" if self._seq_len else None
@@ -49,6 +50,7 @@ class _Measured:
         if self._seq_len:
             calls = [[self._stretched(item, self._seq_len) for item in call] for call in calls]
         self._warm_up(calls)
+        before = self._model.facts()
         tokenize, total = [], []
         for texts in calls:
             start = time.perf_counter_ns()
@@ -58,7 +60,10 @@ class _Measured:
             end = time.perf_counter_ns()
             tokenize.append((middle - start) / 1e6)
             total.append((end - start) / 1e6)
-        return {"tokenize_ms": tokenize, "total_ms": total, "memory_bytes": _resident()}
+        return {
+            "tokenize_ms": tokenize, "total_ms": total, "memory_bytes": _resident(),
+            **_on_device(before, self._model.facts(), len(calls)),
+        }  # fmt: skip
 
     def _stretched(self, item: Text, seq_len: int) -> Text:
         """A text of at least ``seq_len`` tokens, which truncation makes exactly that many; or a question on it."""
@@ -74,6 +79,14 @@ class _Measured:
             self._model.finish(self._model.tokenize(texts))
             if time.perf_counter() > until:
                 return
+
+
+def _on_device(before: dict[str, Any], after: dict[str, Any], calls: int) -> dict[str, Any]:
+    """Milliseconds of a call by the GPU's clock, and the bytes held there; None and 0 where no GPU runs it."""
+    if "device_ms" not in after:
+        return {"device_ms": None, "device_bytes": 0}
+    taken = after["device_ms"] - before["device_ms"]
+    return {"device_ms": taken / max(1, calls), "device_bytes": after["device_bytes"]}
 
 
 def _resident() -> int:

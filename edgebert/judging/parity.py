@@ -191,10 +191,15 @@ def _undecided(decisions: int, tolerance: Tolerance, allowed: float, reference: 
 
 
 def onnx_stage(
-    name: str, reference: Sequence[Float], artifact: Artifact, batches: Sequence[Batch], target: str | None = None
+    name: str,
+    reference: Sequence[Float],
+    artifact: Artifact,
+    batches: Sequence[Batch],
+    target: str | None = None,
+    config: SessionConfig | None = None,
 ) -> tuple[Stage, list[Float]]:
     """The ledger line of an exported artifact on ``target`` (its own), and its outputs for the next line."""
-    session = target_named(target or artifact.manifest.target).resolve()(artifact, SessionConfig())
+    session = target_named(target or artifact.manifest.target).resolve()(artifact, config or SessionConfig())
     try:
         actual = outputs(runner(session, artifact), batches, TASKS[artifact.manifest.task].compared)
     finally:

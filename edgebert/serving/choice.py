@@ -1,8 +1,8 @@
 """Which of several artifacts in a folder is opened here, and why.
 
 A fit's own pick comes first. Where it cannot run here, others of its depth do; then the fastest that the fit
-measured; and of what nobody measured those of any shape before those of one, the deeper, int8 before bf16 before
-fp32, and targets in the order of their table. What this machine lacks is looked up, not tried.
+measured; and of what nobody measured those of any shape before those of one, the deeper, int8 before fp16,
+bf16 and fp32, and targets in the order of their table. What this machine lacks is looked up, not tried.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edgebert.registry import TARGETS, target_named
 # How deep below the folder artifacts may lie: in a fit's they are in artifacts/.
 _DEPTH = 2
 # The faster first, on a CPU that computes in it.
-_PRECISIONS = ("int8", "bf16", "fp32")
+_PRECISIONS = ("int8", "fp16", "bf16", "fp32")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def obstacle(manifest: Manifest, target: str | None) -> str | None:
         found.resolve()
     except EdgebertError as error:
         return str(error)
-    if manifest.precision == "bf16" and not has_bf16():
+    if manifest.precision == "bf16" and not found.typed and not has_bf16():
         return "this CPU does not compute in bf16"
     if made_for_int8_dot(manifest) and not has_int8_dot() and not found.unsaturated:
         return "its int8 products would saturate: it was made for a CPU with VNNI, or dot products on Arm"

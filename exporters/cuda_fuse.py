@@ -1,0 +1,78 @@
+"""The graph for ONNX Runtime's CUDA provider: attention, residual sums with LayerNorm, and GELU as one operator each.
+
+onnxscript's rewriter does it; ONNX Runtime's own optimizer fuses no attention of a graph that PyTorch traces today, and
+says nothing. So what came out is counted against the layers, and a layer whose attention is not one operator is an
+error. The operators are com.microsoft's, which the CPU provider has too: there the graph is judged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from edgebert.artifact import Artifact, Manifest
+from edgebert.errors import CheckFailed
+from edgebert.exporters.graph import MODEL, copy_config, save_graph
+from edgebert.exporters.mixed import mix
+from edgebert.shaping.checkpoint import copy_companions
+
+# How many of each a layer has; GELU is counted, and not asked for: there are other activations.
+_A_LAYER = {"MultiHeadAttention": 1, "SkipLayerNormalization": 2, "BiasGelu": 0}
+
+
+@dataclass(frozen=True)
+class FuseConfig:
+    """Settings of the stage: the precision, fp32 or the 16-bit type of the graph."""
+
+    precision: str
+
+
+def fuse(source: Artifact, config: FuseConfig, out: Path) -> Manifest:
+    """Stage: the portable fp32 graph with fused operators, in fp32 or fp16.
+
+    Raises CheckFailed, naming them, where a layer's parts were not fused.
+    """
+    from onnxscript.rewriter.ort_fusions import optimize_for_ort
+
+    model, _ = optimize_for_ort(ir.load(source.path / MODEL))
+    _share_mask(model.graph)
+    passes.RemoveUnusedNodesPass()(model)
+    found = _counted(model.graph, source)
+    needs = dict(source.manifest.needs)
+    if config.precision != "fp32":
+        mix(model.graph, config.precision, str(source.path))
+        needs["typed"] = config.precision
+    save_graph(model, out)
+    copy_config(source, out)
+    copy_companions(source, out)
+    checks = {**source.manifest.checks, "fusion": found}
+    return replace(source.manifest, precision=config.precision, needs=needs, checks=checks)
+
+
+def _share_mask(graph: ir.Graph) -> None:
+    """Widen the mask to one row for each token once: the rewriter does it in each layer, with the same result."""
+    first: dict[ir.Value, ir.Value] = {}
+    for node in list(graph):
+        if node.op_type == "Expand" and node.inputs[0] is not None and _reaches_attention(node):
+            kept = first.setdefault(node.inputs[0], node.outputs[0])
+            if kept is not node.outputs[0]:
+                ir.convenience.replace_all_uses_with(node.outputs[0], kept)
+
+
+def _reaches_attention(node: ir.Node) -> bool:
+    return any(use.node.op_type == "MultiHeadAttention" for use in node.outputs[0].uses())
+
+
+def _counted(graph: ir.Graph, source: Artifact) -> dict[str, int]:
+    """How many of the fused operators there are. Raises CheckFailed where a layer lacks one."""
+    layers = source.manifest.architecture.layers
+    found = Counter(node.op_type for node in graph if node.op_type in _A_LAYER)
+    if missing := [name for name, count in _A_LAYER.items() if found[name] < count * layers]:
+        left = ", ".join(str(node.name) for node in graph if node.op_type in ("Softmax", "LayerNormalization"))
+        what = f"{', '.join(f'{found[name]} {name}' for name in missing)} in {layers} layers: not fused are {left}"
+        raise CheckFailed(what, str(source.path), "use --target ort-trt or trt, or report the model")
+    return {"layers": layers, **{name: found[name] for name in _A_LAYER}}

@@ -1,0 +1,196 @@
+"""Targets ``cuda`` and ``ort-trt``: ONNX Runtime's providers for NVIDIA GPUs.
+
+ONNX Runtime falls back to the CPU with a line in a log where a provider cannot load, so the provider that a session
+really has is asked of it, and another is an error. Inputs and outputs are bound to the GPU's memory; a graph of one
+shape is captured once and replayed (CUDA graphs). Work goes to a stream of ours, whose clock times it.
+https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html and .../TensorRT-ExecutionProvider.html
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from edgebert.artifact import Artifact
+from edgebert.checked_graph import read_checked_graph
+from edgebert.errors import EnvironmentMissing
+from edgebert.files import private_folder
+from edgebert.graph_guard import EXTERNAL
+from edgebert.profiles import Profile, default_profile
+from edgebert.runtimes import device
+from edgebert.runtimes.engine import Held
+from edgebert.runtimes.fixed import to_its_shape
+from edgebert.runtimes.ort import refusals
+from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked
+
+log = logging.getLogger("edgebert")
+
+_CUDA, _TRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
+_REMEDY = "pip uninstall onnxruntime; pip install 'edgebert[gpu]' (the two cannot live side by side)"
+
+
+def require_cuda() -> None:
+    """Raise EnvironmentMissing where ONNX Runtime has no CUDA provider, or there is no GPU."""
+    _require(_CUDA)
+
+
+def require_trt() -> None:
+    """Raise EnvironmentMissing where ONNX Runtime has no TensorRT provider, or there is no GPU."""
+    _require(_TRT)
+
+
+def _require(provider: str) -> None:
+    if provider not in onnxruntime.get_available_providers():
+        raise EnvironmentMissing(f"{provider} is not in it", f"onnxruntime {onnxruntime.__version__}", _REMEDY)
+    device.require()
+
+
+def open_cuda(artifact: Artifact, config: SessionConfig) -> Session:
+    """A session of the CUDA provider. Raises EnvironmentMissing where it cannot load, InputError for the graph."""
+    return to_its_shape(_GpuSession(artifact, config, _CUDA), artifact)
+
+
+def open_trt(artifact: Artifact, config: SessionConfig) -> Session:
+    """The same of the TensorRT provider, whose engine is built here, before any call."""
+    return to_its_shape(_GpuSession(artifact, config, _TRT), artifact)
+
+
+class _GpuSession:
+    def __init__(self, artifact: Artifact, config: SessionConfig, provider: str) -> None:
+        self._artifact = artifact
+        self._held: Held[_Engine] = Held(partial(_Engine, artifact, config, provider), artifact, forks=False)
+        engine = self._held.get()
+        self._about = {
+            "runtime": "onnxruntime", "version": onnxruntime.__version__, "provider": engine.provider,
+            "device": device.name(), "threads": config.thread_count, "device_bytes": engine.bytes,
+            "captured": engine.captured,
+        }  # fmt: skip
+        self._calls, self._milliseconds = 0, 0.0
+        self._lock = threading.Lock()
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        engine = self._held.get()
+        arrays = checked(feed, self._artifact)
+        with self._lock, refusals("this input", self._artifact, "check its token ids and shapes"):
+            found, milliseconds = engine.compute(arrays)
+            self._calls, self._milliseconds = self._calls + 1, self._milliseconds + milliseconds
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        return {**self._about, "device_calls": self._calls, "device_ms": round(self._milliseconds, 4)}
+
+    def close(self) -> None:
+        self._held.close()
+
+
+@dataclass
+class _Bound:
+    """A binding of a session and the GPU's memory that it reads from."""
+
+    binding: Any
+    inputs: dict[str, Any]
+
+
+class _Engine:
+    """A session with its stream; not for two threads at once."""
+
+    def __init__(self, artifact: Artifact, config: SessionConfig, provider: str) -> None:
+        free = device.free_bytes()
+        self._stream = device.Stream()
+        self.captured = artifact.manifest.fixed is not None and provider == _CUDA
+        # In a list, by which it goes before the stream that it works on.
+        self._sessions = [self._opened(artifact, config, provider)]
+        weakref.finalize(self, _release, self._sessions, self._stream).atexit = False
+        self.provider = provider
+        self._outputs = [output.name for output in self._sessions[0].get_outputs()]
+        # Of a graph of one shape: captured work finds its inputs where they were.
+        self._bound: _Bound | None = None
+        for sizes in _warm(artifact):
+            self.compute({spec.name: np.ones(sizes, np.int64) for spec in artifact.manifest.inputs})
+        self.bytes = max(0, free - device.free_bytes())
+
+    def compute(self, arrays: Feed) -> tuple[dict[str, Array], float]:
+        """The outputs, and the milliseconds that the GPU took for them."""
+        if self._bound is None or not self.captured:
+            self._bound = self._bind(arrays)
+        else:
+            for name, value in self._bound.inputs.items():
+                value.update_inplace(np.ascontiguousarray(arrays[name]))
+        self._stream.mark(0)
+        self._sessions[0].run_with_iobinding(self._bound.binding)
+        self._stream.mark(1)
+        self._stream.wait()
+        found = self._bound.binding.copy_outputs_to_cpu()
+        return dict(zip(self._outputs, found, strict=True)), self._stream.milliseconds()
+
+    def _bind(self, arrays: Feed) -> _Bound:
+        binding, inputs = self._sessions[0].io_binding(), {}
+        for name, array in arrays.items():
+            inputs[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
+            binding.bind_ortvalue_input(name, inputs[name])
+        for name in self._outputs:
+            binding.bind_output(name, "cuda")
+        return _Bound(binding, inputs)
+
+    def _opened(self, artifact: Artifact, config: SessionConfig, provider: str) -> Any:
+        model, weights = read_checked_graph(artifact)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = config.thread_count
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        if weights is not None:
+            options.add_external_initializers_from_files_in_memory([EXTERNAL], [weights], [len(weights)])
+        settings = {"device_id": "0", "user_compute_stream": str(self._stream.handle)}
+        cuda = (_CUDA, {**settings, "use_tf32": "0", "enable_cuda_graph": str(int(self.captured))})
+        wanted = [(_TRT, {**settings, **_trt_settings(artifact, config)}), cuda] if provider == _TRT else [cuda]
+        with refusals("the graph", artifact, "export it again"):
+            session = onnxruntime.InferenceSession(model, options, providers=[*wanted, _CPU])
+        if (real := session.get_providers()[0]) != provider:
+            what = f"{provider} did not load, {real} would run it"
+            raise EnvironmentMissing(
+                what, f"onnxruntime {onnxruntime.__version__}", "run edgebert doctor; see docs/gpu.md"
+            )
+        return session
+
+
+def _release(sessions: list[Any], stream: device.Stream) -> None:
+    sessions.clear()
+    stream.close()
+
+
+def profile_of(artifact: Artifact) -> Profile:
+    """The shapes that the TensorRT provider builds its engine for."""
+    fixed = artifact.manifest.fixed
+    return default_profile(artifact.manifest.max_length) if fixed is None else Profile(fixed, fixed, fixed)
+
+
+def _warm(artifact: Artifact) -> list[tuple[int, int]]:
+    """Shapes that are computed before the first call: kernels are loaded, engines built, graphs captured."""
+    return profile_of(artifact).corners[-1:]
+
+
+def _trt_settings(artifact: Artifact, config: SessionConfig) -> dict[str, str]:
+    profile = profile_of(artifact)
+    shapes = {"min": profile.least, "opt": profile.best, "max": profile.most}
+    settings = {
+        f"trt_profile_{name}_shapes": ",".join(
+            "{}:{}x{}".format(spec.name, *sizes) for spec in artifact.manifest.inputs
+        )
+        for name, sizes in shapes.items()
+    }
+    typed = artifact.manifest.needs.get("typed") == "fp16"
+    settings |= {"trt_fp16_enable": str(int(typed))}
+    settings |= {"trt_int8_enable": str(int(artifact.manifest.precision.startswith("int8")))}
+    if config.cache_dir is not None:
+        # The provider's own names are the same for all models of one architecture: each has a folder by its content.
+        folder = str(private_folder(config.cache_dir / f"ort-trt-{artifact.digest}"))
+        settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder}
+        settings |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": folder}
+    return settings

@@ -1,0 +1,95 @@
+"""An ONNX Runtime with GPU providers, without a GPU: the CPU computes, and what was asked is written down."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass, field
+from typing import Any
+
+import fake_trt
+import numpy as np
+import onnxruntime
+import pytest
+
+from edgebert.runtimes import ort_gpu
+from edgebert.runtimes.session import Array
+
+GPU = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+
+
+@dataclass
+class Runtime:
+    """What is installed and loads, what sessions were made with, and what was asked of them in which order."""
+
+    available: tuple[str, ...] = (*GPU, "CPUExecutionProvider")
+    loads: tuple[str, ...] = GPU
+    settings: list[dict[str, dict[str, str]]] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+
+
+class _Value:
+    """Memory of the GPU: it keeps what it was given, not who gave it."""
+
+    def __init__(self, runtime: Runtime, array: Array) -> None:
+        self._runtime, self.array = runtime, array.copy()
+
+    def update_inplace(self, array: Array) -> None:
+        assert (array.shape, array.dtype) == (self.array.shape, self.array.dtype)
+        self._runtime.calls.append("update")
+        self.array[...] = array
+
+
+class _Binding:
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.inputs, self.outputs, self.found = dict[str, _Value](), list[str](), list[Array]()
+
+    def bind_ortvalue_input(self, name: str, value: _Value) -> None:
+        self.inputs[name] = value
+
+    def bind_output(self, name: str, place: str) -> None:
+        assert place == "cuda"
+        self.outputs.append(name)
+
+    def copy_outputs_to_cpu(self) -> list[Array]:
+        self._runtime.calls.append("copy")
+        return self.found
+
+
+def install(patch: pytest.MonkeyPatch, runtime: Runtime) -> tuple[Runtime, fake_trt.Machine]:
+    """Put this runtime, and a GPU, in place of what is really here."""
+    machine = fake_trt.install(fake_trt.Machine(), patch)
+
+    class Session:
+        def __init__(self, model: bytes, options: Any, providers: list[Any]) -> None:
+            runtime.settings.append(dict(each for each in providers if not isinstance(each, str)))
+            wanted = [each if isinstance(each, str) else each[0] for each in providers]
+            self._providers = [name for name in wanted if name in (*runtime.loads, "CPUExecutionProvider")]
+            self._real = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self.get_outputs = self._real.get_outputs
+            runtime.calls.append("open")
+
+        def get_providers(self) -> list[str]:
+            return self._providers
+
+        def io_binding(self) -> _Binding:
+            runtime.calls.append("bind")
+            return _Binding(runtime)
+
+        def run_with_iobinding(self, binding: _Binding) -> None:
+            feed = {name: value.array for name, value in binding.inputs.items()}
+
+            def compute() -> None:
+                binding.found = self._real.run(binding.outputs, feed)
+
+            machine.later("run", compute)
+
+    fake = types.SimpleNamespace(
+        __version__="1.31.1", get_available_providers=lambda: list(runtime.available), InferenceSession=Session,
+        SessionOptions=onnxruntime.SessionOptions,
+        OrtValue=types.SimpleNamespace(
+            ortvalue_from_numpy=lambda array, kind, number: _Value(runtime, np.asarray(array)),
+        ),
+    )  # fmt: skip
+    patch.setattr(ort_gpu, "onnxruntime", fake)
+    return runtime, machine
