@@ -2,9 +2,10 @@
 
     python benchmarks/depths_together.py FOLDER DATA [--sets sst2_sent,...] [--methods elastic,hidden]
 
-DATA is a folder with one for each set. FOLDER/SET/teacher is a checkpoint fine-tuned for the set, trained by
-`edgebert distill`'s recipe where it is missing. Students start from the pre-trained layers; a run that was cut off
-goes on. Points are paired differences to the second method, which trains every depth in a run of its own.
+DATA is a folder with one for each set. FOLDER/SET/teacher is a checkpoint fine-tuned for the set, and
+FOLDER/SET/METHOD/teacher-l3 and so on are its students, as `edgebert distill --model FOLDER/SET/teacher --init-from
+minilm --method METHOD -o FOLDER/SET/METHOD` trains them; what is missing is trained. Points are paired differences to
+the second method, which trains every depth in a run of its own.
 """
 
 from __future__ import annotations

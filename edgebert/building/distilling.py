@@ -91,7 +91,9 @@ def _clear(work: Path) -> None:
 
 def _check_inputs(trained: Artifact, source: Artifact, config: TrainConfig) -> None:
     before, now = trained.manifest.history[-1], stage.settings_of(config)
-    changed = [name for name in now if before.config.get(name) != now[name]]
+    # A setting that an earlier edgebert did not know was then as it is by default.
+    usual = stage.settings_of(type(config)())
+    changed = [name for name in now if before.config.get(name, usual[name]) != now[name]]
     changed += ["checkpoint"] if before.source != source.digest else []
     if changed:
         raise UsageError(

@@ -191,6 +191,9 @@ def _compared(
     if teacher is None:
         return (), None
     states = uniform_map(layers, teacher.layers) if method.needs_hidden else ()
+    if method.together:
+        # Whatever a depth ends with: in between, the depths have their layers in common.
+        states = states[-1:]
     return states, (layers - 1, teacher_layer(teacher.layers)) if method.needs_relations else None
 
 
