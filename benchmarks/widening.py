@@ -31,7 +31,7 @@ from edgebert.shaping.checkpoint import open_checkpoint
 from edgebert.training.data import match_labels, read
 from edgebert.training.plan import TrainConfig
 
-TEXTS = 256
+TEXTS = 100
 
 
 def main() -> None:

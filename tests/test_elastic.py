@@ -193,6 +193,20 @@ def test_a_fit_trains_all_its_depths_in_one_run(
     assert [made[depth].path.name for depth in (1, 2)] == ["l1", "l2"]
 
 
+def test_every_depth_begins_with_the_teachers_head(teacher: Path, data: Path, tmp_path: Path) -> None:
+    base = tiny.checkpoint(tmp_path / "base", task="feature-extraction", seed=5)
+    config = replace(QUICK, max_steps=1, lr=1e-9)
+    made = build.distill(str(teacher), data, [1, 3], tmp_path / "out", config, init_from=str(base))
+    expected = load_file(teacher / "model.safetensors")
+    heads = {name for name in expected if "pooler" in name or "classifier" in name}
+    assert len(heads) == 4
+    for weights in (load_file(one.path / "model.safetensors") for one in made):
+        assert all(torch.allclose(weights[name], expected[name], atol=1e-6) for name in heads)
+        assert not torch.equal(
+            weights["bert.encoder.layer.0.output.dense.weight"], expected["bert.encoder.layer.0.output.dense.weight"]
+        )
+
+
 def rows_of(kind: str) -> tuple[str, list[dict[str, Any]]]:
     """A task, and data for it."""
     texts = tiny.texts(40, 5, longest=8)

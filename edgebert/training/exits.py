@@ -111,6 +111,17 @@ class Exits:
         return any(offers)
 
 
+def take_heads(module: torch.nn.Module, teacher: torch.nn.Module, family: Family) -> None:
+    """Give a model the head of its teacher, of the same family and width.
+
+    Every depth is to end with the states that this head reads: so it tells what they are worth from the first step
+    (Chen et al. 2022, "Knowledge Distillation with the Reused Teacher Classifier", arXiv:2203.14001).
+    """
+    theirs = _heads(teacher, family)
+    for name, part in _heads(module, family).items():
+        part.load_state_dict(theirs[name].state_dict())
+
+
 def depth_work(work: Work, depth: int) -> Work:
     """Where the best weights of one depth are kept."""
     folder = work.path / f"depth-{depth}"

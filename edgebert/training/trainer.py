@@ -23,13 +23,14 @@ from edgebert import machine, ranks
 from edgebert.aggregates import AGGREGATES, mean
 from edgebert.artifact import Artifact, Manifest
 from edgebert.errors import CheckFailed
+from edgebert.families import FAMILIES
 from edgebert.progress import bar
 from edgebert.shaping.checkpoint import load_module, quiet_transformers, save_module
 from edgebert.tasks import TASKS
 from edgebert.training.batches import Indices, LengthGrouped, pad_id_of
 from edgebert.training.clock import Clock
 from edgebert.training.data import Data
-from edgebert.training.exits import answers_of, depth_work
+from edgebert.training.exits import answers_of, depth_work, take_heads
 from edgebert.training.objectives.base import Batch, Weights, required
 from edgebert.training.objectives.losses import LOSSES
 from edgebert.training.plan import Plan, TrainConfig, make_plan, metric_of
@@ -108,10 +109,18 @@ def _trained(plan: Plan, teacher: Artifact | None, work: Path, save_seconds: flo
         folder = in_turn(lambda: Work.open(work, plan.key) if ranks.first() else Work(work))
         quiet_transformers()
         torch.set_num_threads(min(torch.get_num_threads(), machine.allowed_threads()))
-        module = load_module(plan.source, for_training=True)
+        module = _module_of(plan, teacher)
         folder.require_space(_bytes_on_disk(plan, module))
         _fit(plan, module, teacher, folder, save_seconds)
     return folder
+
+
+def _module_of(plan: Plan, teacher: Artifact | None) -> torch.nn.Module:
+    """What is trained, as it begins."""
+    module, ours = load_module(plan.source, for_training=True), plan.source.manifest
+    if plan.method.together and teacher and teacher.manifest.architecture.family == ours.architecture.family:
+        take_heads(module, load_module(teacher, for_training=True), FAMILIES[ours.architecture.family])
+    return module
 
 
 def written(source: Artifact, work: Work, out: Path) -> Manifest:
