@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgebert.building.distilling import distill, learns_labels, train_stage, with_head
+from edgebert.building.distilling import distill, learns_labels, train_stage, train_together, with_head
 from edgebert.building.exporting import Exporter, export
 from edgebert.building.places import bytes_needed, check_output
 from edgebert.building.resizing import kept_layers, pruned, resize
@@ -21,5 +21,6 @@ __all__ = [
     "pruned",
     "resize",
     "train_stage",
+    "train_together",
     "with_head",
 ]

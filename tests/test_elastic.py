@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from edgebert import build, stage
 from edgebert.artifact import Artifact
+from edgebert.choosing.request import FitRequest
+from edgebert.choosing.workshop import Workshop
 from edgebert.families import FAMILIES
 from edgebert.shaping.checkpoint import load_module, open_checkpoint
 from edgebert.shaping.depth import TruncateConfig, truncate
@@ -176,27 +178,81 @@ def test_lower_layers_are_the_same_in_all_that_were_best_at_once(teacher: Path, 
     assert not torch.equal(weights[0][name], before[name])
 
 
-@pytest.mark.parametrize("task", ["feature-extraction", "token-classification"])
-def test_other_tasks(task: str, tmp_path: Path) -> None:
+def test_a_fit_trains_all_its_depths_in_one_run(
+    teacher: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = FitRequest(str(teacher), str(data), tmp_path / "fit", replace(QUICK, max_steps=4))
+    workshop = Workshop(asked.for_depths((3, 1, 2), 3))
+    with caplog.at_level(logging.INFO, "edgebert"):
+        made = {depth: workshop.train(tuple(range(depth))) for depth in (3, 2, 1)}
+    # The full depth is the teacher, which knows these labels.
+    assert made[3].path == teacher
+    assert caplog.messages.count("training 1, 2 layers together") == 1
+    assert [made[depth].manifest.architecture.layers for depth in (1, 2)] == [1, 2]
+    assert [made[depth].manifest.history[-1].config["exits"] for depth in (1, 2)] == [[1, 2]] * 2
+    assert [made[depth].path.name for depth in (1, 2)] == ["l1", "l2"]
+
+
+def test_every_depth_begins_with_the_teachers_head(teacher: Path, data: Path, tmp_path: Path) -> None:
+    base = tiny.checkpoint(tmp_path / "base", task="feature-extraction", seed=5)
+    config = replace(QUICK, max_steps=1, lr=1e-9)
+    made = build.distill(str(teacher), data, [1, 3], tmp_path / "out", config, init_from=str(base))
+    expected = load_file(teacher / "model.safetensors")
+    heads = {name for name in expected if "pooler" in name or "classifier" in name}
+    assert len(heads) == 4
+    for weights in (load_file(one.path / "model.safetensors") for one in made):
+        assert all(torch.allclose(weights[name], expected[name], atol=1e-6) for name in heads)
+        assert not torch.equal(
+            weights["bert.encoder.layer.0.output.dense.weight"], expected["bert.encoder.layer.0.output.dense.weight"]
+        )
+
+
+def rows_of(kind: str) -> tuple[str, list[dict[str, Any]]]:
+    """A task, and data for it."""
     texts = tiny.texts(40, 5, longest=8)
-    rows: list[dict[str, Any]] = [{"text": text} for text in texts]
-    if task == "token-classification":
-        rows = [{"tokens": t.split(), "tags": ["O"] * (len(t.split()) - 1) + ["B-end"]} for t in texts]
+    labels = [tiny.LABELS[index % 3] for index in range(40)]
+    pairs = zip(texts, reversed(texts), labels, strict=True)
+    kinds: dict[str, tuple[str, list[dict[str, Any]]]] = {
+        "texts": ("feature-extraction", [{"text": text} for text in texts]),
+        "pairs": ("text-classification", [{"text": a, "text_b": b, "label": label} for a, b, label in pairs]),
+        "tags": (
+            "token-classification",
+            [{"tokens": t.split(), "tags": ["O"] * (len(t.split()) - 1) + ["B-thing"]} for t in texts],
+        ),
+        "answers": (
+            "question-answering",
+            [{"question": "it", "context": t, "answers": [{"text": t.split()[0], "start": 0}]} for t in texts],
+        ),
+    }
+    return kinds[kind]
+
+
+@pytest.mark.parametrize("kind", ["texts", "pairs", "tags", "answers"])
+def test_other_tasks(kind: str, tmp_path: Path) -> None:
+    task, rows = rows_of(kind)
     data = tiny.write_parts(tmp_path / "data", rows)
-    model = tiny.checkpoint(
-        tmp_path / "model", "bert", task, labels=["B-end", "O"] if task.startswith("token") else None
-    )
-    made = build.distill(str(model), data, [1, 2, 3], tmp_path / "out", replace(QUICK, max_steps=3))
+    labels = {"token-classification": ["O", "B-thing"]}.get(task)
+    model = str(tiny.checkpoint(tmp_path / "model", "bert", task, labels=labels))
+    made = build.distill(model, data, [1, 2, 3], tmp_path / "out", replace(QUICK, max_steps=3))
     assert [one.manifest.architecture.layers for one in made] == [1, 2, 3]
     assert [json.loads((one.path / "config.json").read_text())["num_hidden_layers"] for one in made] == [1, 2, 3]
+    # Narrower and wider at once, and trained from what it came from.
+    asked = build.Asked(hidden=2 * tiny.HIDDEN, ffn=tiny.FFN // 2)
+    other = build.resize(model, tmp_path / "other", 2, asked=asked, data=data, rounds=1)
+    config = replace(QUICK, method="relations", max_steps=3)
+    (made_of_other,) = build.distill(model, data, [2], tmp_path / "more", config, init_from=str(other.path))
+    shape = made_of_other.manifest.architecture
+    assert (shape.layers, shape.hidden, shape.ffn) == (2, 2 * tiny.HIDDEN, tiny.FFN // 2)
 
 
 def test_what_cannot_be_trained_together_is_refused(teacher: Path, data: Path, tmp_path: Path) -> None:
     flags = ["--model", teacher, "--data", data, "-o", tmp_path / "out"]
     last = edgebert("distill", *flags, "--method", "elastic", "--layers", "1,2", "--keep", "last")
     assert (last.code, "share their lower layers" in last.error) == (2, True)
-    fit = edgebert("fit", *flags, "--method", "elastic", "--budget", "p50=9ms")
-    assert (fit.code, "edgebert distill --method elastic" in fit.error) == (2, True)
+    fit = edgebert("fit", *flags, "--method", "elastic", "--budget", "p50=9ms", "--layers", "3")
+    assert (fit.code, "list depths below the model's own" in fit.error) == (2, True)
+    fit = edgebert("fit", *flags, "--method", "elastic", "--budget", "p50=9ms", "--keep", "last")
+    assert (fit.code, "share their lower layers" in fit.error) == (2, True)
     masked = tiny.checkpoint(tmp_path / "masked", task="fill-mask")
     text = tmp_path / "text.txt"
     text.write_text("\n".join(tiny.texts(30, 1, longest=8)) + "\n")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from edgebert import stage
+from edgebert import ranks, stage
 from edgebert.artifact import Artifact, Manifest, problem_of
 from edgebert.building.exporting import Exporter
 from edgebert.building.places import bytes_needed, check_output, depth_name, workplace
@@ -65,22 +67,33 @@ def train_stage(
 
     Raises UsageError where that was trained from something else.
     """
-    from edgebert.training.trainer import train
+    from edgebert.training.processes import in_turn
+    from edgebert.training.trainer import help_train, train
 
     config = replace(config, data=data.digest, teacher=teacher.digest if teacher else "")
-    if out.exists():
-        found = Artifact.open(out)
+    found = in_turn(lambda: Artifact.open(out) if out.exists() else None)
+    if found is not None:
         _check_inputs(found, source, config)
-    else:
+    elif ranks.first():
         found = stage.run("train", partial(train, data=data, teacher=teacher, work=work), source, config, out)
-    # Only now: until the result is published, a killed run goes on from there.
-    shutil.rmtree(work, ignore_errors=True)
+    else:
+        help_train(source, config, data=data, teacher=teacher, work=work)
+    found = in_turn(lambda: found or Artifact.open(out))
+    _clear(work)
     return found
+
+
+def _clear(work: Path) -> None:
+    """Remove a work folder, once all is published: until then a killed run goes on from there."""
+    if ranks.first():
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _check_inputs(trained: Artifact, source: Artifact, config: TrainConfig) -> None:
     before, now = trained.manifest.history[-1], stage.settings_of(config)
-    changed = [name for name in now if before.config.get(name) != now[name]]
+    # A setting that an earlier edgebert did not know was then as it is by default.
+    usual = stage.settings_of(type(config)())
+    changed = [name for name in now if before.config.get(name, usual[name]) != now[name]]
     changed += ["checkpoint"] if before.source != source.digest else []
     if changed:
         raise UsageError(
@@ -110,6 +123,7 @@ def distill(
     """
     from edgebert.training.objectives import method_named
     from edgebert.training.plan import check_settings, teacher_recipe
+    from edgebert.training.processes import in_turn
 
     together = method_named(config.method).together
     if together:
@@ -125,10 +139,10 @@ def distill(
     start, rows, ready = (named, rows, True)
     labelled = learns_labels(named, rows)
     if labelled:
-        start, rows, ready = with_head(model, rows, folder / "start", config.seed)
+        start, rows, ready = in_turn(lambda: with_head(model, rows, folder / "start", config.seed))
     base, tuned = (start if init_from is None else origin), ready
     if init_from is not None and labelled:
-        base, _, tuned = with_head(init_from, rows, folder / "base", config.seed)
+        base, _, tuned = in_turn(lambda: with_head(init_from, rows, folder / "base", config.seed))
     # Shown before anything is trained.
     kept = kept_layers(base, layers, keep, rows, tuned=tuned, seed=config.seed, tell=tell)
     if together:
@@ -143,12 +157,23 @@ def distill(
         teacher = train_stage(
             start, recipe, folder / "teacher", data=rows, teacher=None, work=folder / "work" / "teacher"
         )
-    with workplace(folder) as work:
+    with _cuts(folder) as work:
         cutter = Exporter(base, [], "", work)
         name = named.manifest.name
         sources = {folder / file_name(f"{name}-{depth_name(chosen)}"): cutter.truncated(chosen) for chosen in kept}
         train = train_together if together else _train_alone
         return train(sources, config, data=rows, teacher=teacher, work=folder / "work")
+
+
+@contextmanager
+def _cuts(folder: Path) -> Iterator[Path]:
+    """Where what students start from is cut to: each process has its own, and all come to the same."""
+    if ranks.first():
+        with workplace(folder) as work:
+            yield work
+    else:
+        with TemporaryDirectory(prefix="edgebert-") as work:
+            yield Path(work)
 
 
 def _check_nested(kept: Sequence[tuple[int, ...]]) -> None:
@@ -176,13 +201,14 @@ def train_together(
 
     Each shares its layers with the deeper ones. Raises UsageError where one was trained from something else.
     """
+    from edgebert.training.processes import in_turn
     from edgebert.training.trainer import train_exits, written
 
     def publish(source: Artifact, config: TrainConfig, out: Path) -> Manifest:
         return written(source, works[_depth(source)], out)
 
     config = replace(config, data=data.digest, teacher=teacher.digest if teacher else "")
-    found = {place: Artifact.open(place) for place in sources if place.exists()}
+    found = in_turn(lambda: _opened(sources))
     for place, artifact in found.items():
         _check_inputs(artifact, sources[place], config)
     work /= "together"
@@ -191,11 +217,15 @@ def train_together(
         deepest = max(sources.values(), key=_depth)
         works = train_exits(deepest, config, data=data, teacher=teacher, work=work)
     for place, source in sources.items():
-        if place not in found:
-            found[place] = stage.run("train", publish, source, config, place)
-    # Only now: until all are published, a killed run goes on from there.
-    shutil.rmtree(work, ignore_errors=True)
-    return [found[place] for place in sources]
+        if place not in found and ranks.first():
+            stage.run("train", publish, source, config, place)
+    made = in_turn(lambda: _opened(sources))
+    _clear(work)
+    return [made[place] for place in sources]
+
+
+def _opened(places: Iterable[Path]) -> dict[Path, Artifact]:
+    return {place: Artifact.open(place) for place in places if place.exists()}
 
 
 def _depth(source: Artifact) -> int:

@@ -54,6 +54,17 @@ class FitRequest:
 
         return replace(teacher_recipe(start.manifest.architecture.hidden, len(labels)), **self.teacher)
 
+    def for_depths(self, layers: Sequence[int], depth: int) -> FitRequest:
+        """The request for a model of ``depth`` layers: a method that trains depths together gets those below it.
+
+        Raises UsageError for an unknown method.
+        """
+        from edgebert.training.objectives import method_named
+
+        together = method_named(self.student.method).together
+        exits = tuple(sorted({below for below in layers if below < depth})) if together else ()
+        return replace(self, student=replace(self.student, exits=exits))
+
     def teacher_key(self, depth: int) -> tuple[int, str, str]:
         """Layers, target and precision of the candidate that all others are compared with."""
         return depth, "cpu" if "cpu" in self.targets else self.targets[0], "fp32"

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgebert import build, stage
+from edgebert import build, ranks, stage
 from edgebert.artifact import Artifact, problem_of
 from edgebert.child import ChildDied, ChildFailed
 from edgebert.choosing.candidate import Candidate, Report
@@ -59,11 +59,15 @@ def fit(request: FitRequest, tell: Callable[[Importance], None] | None = None) -
     EnvironmentMissing before anything is written; a candidate that fails later becomes a row that says so. The
     verdict may be that nothing fits.
     """
+    if ranks.count() > 1:
+        remedy = "train with edgebert distill there, or give fit the machine alone"
+        raise UsageError(f"{ranks.count()} processes were started, and a fit is one", "edgebert fit", remedy)
     ways = _ways(request)
     data = read(request.data, request.columns, request.seed)
     source = open_checkpoint(request.model)
     depth = source.manifest.architecture.layers
     layers = request.layers or tuple(range(1, depth + 1))
+    request = request.for_depths(layers, depth)
     _check_keep(request, layers, depth)
     build.check_output(source, request.folder)
     _check_training(request, data, source)
@@ -100,6 +104,9 @@ def _check_keep(request: FitRequest, layers: Sequence[int], depth: int) -> None:
     check_keep(layers, request.keep, depth)
     if depth in layers and layers_to_keep(depth, request.keep, depth, [0.0] * depth) != tuple(range(depth)):
         raise UsageError("the full depth is the teacher, in its own order", "--keep", "list fewer layers")
+    if request.student.exits and request.keep != KEEP_FIRST:
+        what = "depths that are trained together share their lower layers"
+        raise UsageError(what, "--keep", f"use {KEEP_FIRST}, or another --method")
     if request.init_from and request.keep != KEEP_FIRST:
         base = open_checkpoint(request.init_from).manifest.architecture.layers
         if base != depth:

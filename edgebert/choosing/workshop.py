@@ -120,10 +120,21 @@ class Workshop:
         layers = len(keep)
         if layers == self.depth:
             return self._teacher
+        if self.request.student.exits:
+            return self._together[layers]
         if not (self.folder / "checkpoints" / f"l{layers}").exists():
             log.info("training %d layers", layers)
         base = self._student_start(keep)
         return self._trained(base, self.request.student, f"l{layers}", teacher=self._teacher)
+
+    @cached_property
+    def _together(self) -> dict[int, Artifact]:
+        """The students of all depths, by their layers, where the method trains them in one run."""
+        depths, places = self.request.student.exits, self.folder / "checkpoints"
+        sources = {places / f"l{depth}": self._student_start(range(depth)) for depth in depths}
+        work = self.folder / "work"
+        made = build.train_together(sources, self.request.student, data=self.data, teacher=self._teacher, work=work)
+        return dict(zip(depths, made, strict=True))
 
     @cached_property
     def _teacher(self) -> Artifact:

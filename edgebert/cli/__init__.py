@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from edgebert import __version__
+from edgebert import __version__, ranks
 from edgebert.cli.caches import passing_compiler_cache
 from edgebert.errors import EdgebertError, translate
 
@@ -84,6 +84,8 @@ def command(example: str, show: Callable[[Document], str]) -> Callable[[F], clic
 
 
 def _print(document: Document, show: Callable[[Document], str], *, as_json: bool, quiet: bool) -> None:
+    if not ranks.first():
+        return
     if not (as_json or quiet):
         _say(show(document))
     lines = [json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False)] if as_json else _paths(document)
@@ -108,7 +110,8 @@ def _set_up_logging(*, quiet: bool) -> None:
     handler.setFormatter(_Lines())
     log.handlers[:] = [handler]
     log.propagate = False
-    log.setLevel(logging.ERROR if quiet else logging.INFO)
+    # Of several processes that train together one is enough to tell of it.
+    log.setLevel(logging.ERROR if quiet or not ranks.first() else logging.INFO)
 
 
 class _Lines(logging.Formatter):

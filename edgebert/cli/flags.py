@@ -255,8 +255,8 @@ def training(function: F) -> F:
             click.option(
                 "--method",
                 default=None,
-                help="none, logits, hidden (logits and hidden states), relations (of tokens; any width), or, of "
-                "distill, elastic (all depths in one run) [default: hidden].",
+                help="none, logits, hidden (logits and hidden states), relations (of tokens; any width), or elastic "
+                "(all depths in one run) [default: hidden].",
             ),
             click.option(
                 "--epochs",

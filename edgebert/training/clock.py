@@ -11,8 +11,10 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from edgebert import ranks
 from edgebert.errors import CheckFailed
 from edgebert.progress import bar
+from edgebert.training.processes import agreed, wait
 from edgebert.training.work import Work
 
 log = logging.getLogger("edgebert")
@@ -50,14 +52,16 @@ class Clock(TrainerCallback):
         """Ask for a checkpoint or a line when it is time."""
         now = time.monotonic()
         next(self._bar, None)
-        control.should_log = now - self._spoke >= SECONDS_BETWEEN_LINES
         ends_epoch = float(state.epoch or 0.0).is_integer() or state.global_step >= state.max_steps
-        control.should_save = not ends_epoch and now - self._saved >= self._save_seconds
+        # Saving and logging take all processes, whose clocks differ.
+        control.should_log, control.should_save = agreed(
+            [now - self._spoke >= SECONDS_BETWEEN_LINES, not ends_epoch and now - self._saved >= self._save_seconds]
+        )
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Evaluate, and save unless that was done a moment ago."""
         control.should_log = control.should_evaluate = True
-        control.should_save = time.monotonic() - self._saved >= self._save_seconds / 3
+        (control.should_save,) = agreed([time.monotonic() - self._saved >= self._save_seconds / 3])
 
     def on_log(
         self,
@@ -109,6 +113,8 @@ class Clock(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark the checkpoint as whole."""
-        self._work.seal(state.global_step)
+        wait()
+        if ranks.first():
+            self._work.seal(state.global_step)
         self._saved = time.monotonic()
         log.debug("saved step %d", state.global_step)

@@ -11,7 +11,7 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -82,16 +82,16 @@ class Exits:
         """What the model answers at each depth, from one pass through its layers."""
         whole = forward(module, inputs, self._pooling, hidden=True)
         shallow = [self._answer(inputs, whole.hidden[depth], depth) for depth in self.depths[:-1]]
-        return [*shallow, Outputs(whole.logits, pooled=whole.pooled)]
+        return [*shallow, Outputs(whole.logits, whole.hidden[-1:], whole.pooled)]
 
     def _answer(self, inputs: Inputs, state: Tensor, depth: int) -> Outputs:
         """The answer where ``state`` [batch, sequence, hidden] is what the last layer gives."""
         if self._pooling:
             pooled = pool(state, inputs["attention_mask"], self._pooling.mode, normalize=self._pooling.normalize)
-            return Outputs(pooled=pooled)
+            return Outputs(hidden=(state,), pooled=pooled)
         module = self._module
         with answering_from(module, self._family, state), _heads_of(module, self._family, depth):
-            return forward(module, inputs, None, hidden=False)
+            return replace(forward(module, inputs, None, hidden=False), hidden=(state,))
 
     def weights(self, depth: int) -> dict[str, Tensor]:
         """The weights of one depth by the names that a checkpoint of so many layers has, as copies."""
@@ -109,6 +109,17 @@ class Exits:
         log.info("%s", ", ".join(f"{depth} layers {value:.4f}" for depth, value in found.items()))
         offers = [depth_work(work, d).offer(self.weights(d), Best(value, step)) for d, value in found.items()]
         return any(offers)
+
+
+def take_heads(module: torch.nn.Module, teacher: torch.nn.Module, family: Family) -> None:
+    """Give a model the head of its teacher, of the same family and width.
+
+    Every depth is to end with the states that this head reads: so it tells what they are worth from the first step
+    (Chen et al. 2022, "Knowledge Distillation with the Reused Teacher Classifier", arXiv:2203.14001).
+    """
+    theirs = _heads(teacher, family)
+    for name, part in _heads(module, family).items():
+        part.load_state_dict(theirs[name].state_dict())
 
 
 def depth_work(work: Work, depth: int) -> Work:

@@ -19,6 +19,7 @@ from edgebert.training.data import Data, match_labels, single_texts
 from edgebert.training.objectives import Method, method_named
 from edgebert.training.objectives.hidden import uniform_map
 from edgebert.training.objectives.relations import teacher_layer
+from edgebert.training.processes import check_share
 from edgebert.training.rows import Row
 from edgebert.training.targets import LABELLINGS, masked
 
@@ -190,6 +191,9 @@ def _compared(
     if teacher is None:
         return (), None
     states = uniform_map(layers, teacher.layers) if method.needs_hidden else ()
+    if method.together:
+        # Whatever a depth ends with: in between, the depths have their layers in common.
+        states = states[-1:]
     return states, (layers - 1, teacher_layer(teacher.layers)) if method.needs_relations else None
 
 
@@ -202,10 +206,11 @@ def check_settings(config: TrainConfig) -> Method:
             raise UsageError(f"{name} is {value}", f"--{name.replace('_', '-')}", "give more than 0")
     if not 0 <= config.alpha <= 1:
         raise UsageError(f"alpha is {config.alpha}", "--alpha", "give a number from 0 to 1")
+    check_share(config.train_batch_size)
     if config.max_steps is not None and config.max_steps < 1:
         raise UsageError(f"max_steps is {config.max_steps}", "--max-steps", "give at least 1")
     if method.together != bool(config.exits):
-        remedy = f"edgebert distill --method {config.method} --layers 1,2,3, or another method"
+        remedy = "list depths below the model's own with --layers, or use another method"
         raise UsageError(f"{config.method} trains several depths at once", "--method", remedy)
     return method
 

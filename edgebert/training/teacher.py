@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from edgebert import machine
+from edgebert import machine, ranks
 from edgebert.artifact import Pooling
 from edgebert.families import FAMILIES, Family
 from edgebert.progress import bar
@@ -27,6 +27,7 @@ from edgebert.training.clock import SECONDS_BETWEEN_LINES
 from edgebert.training.objectives.base import Outputs
 from edgebert.training.objectives.losses import NO_TOKEN
 from edgebert.training.objectives.task import pool
+from edgebert.training.processes import wait
 
 log = logging.getLogger("edgebert")
 Inputs = Mapping[str, Tensor]
@@ -167,24 +168,25 @@ def keep(
     folder: Path,
     place: Callable[[Inputs], Inputs],
 ) -> KeptTargets:
-    """Run the teacher once over the rows ``indices``, shortest first, chunk by chunk.
+    """Run the teacher once over the rows ``indices``, shortest first, chunk by chunk, each in one of the processes.
 
     Each chunk is a file in ``folder``, so that an interrupted run goes on where it stopped and a
     resumed one sees the same numbers. ``place`` moves inputs to the teacher's device.
     """
     order = sorted(indices, key=lambda index: (len(collate.rows[index].ids), index))
     chunks = [order[start : start + _CHUNK_ROWS] for start in range(0, len(order), _CHUNK_ROWS)]
-    rows: dict[int, _Kept] = {}
+    paths = [folder / f"teacher-{number:05}.safetensors" for number in range(len(chunks))]
     spoke = time.monotonic()
-    for number, chunk in enumerate(bar(chunks, "teacher")):
+    for number, (path, chunk) in enumerate(bar(list(zip(paths, chunks, strict=True)), "teacher")):
         if time.monotonic() - spoke >= SECONDS_BETWEEN_LINES and not sys.stderr.isatty():
-            log.info("teacher: %d of %d texts", len(rows), len(order))
+            log.info("teacher: %d of %d texts", number * _CHUNK_ROWS, len(order))
             spoke = time.monotonic()
-        path = folder / f"teacher-{number:05}.safetensors"
-        tensors = _load(path)
-        if tensors is None:
-            tensors = _compute(targets, collate, chunk, place)
-            _store(path, tensors)
+        if number % ranks.count() == ranks.rank() and _load(path) is None:
+            _store(path, _compute(targets, collate, chunk, place))
+    wait()
+    rows: dict[int, _Kept] = {}
+    for path, chunk in zip(paths, chunks, strict=True):
+        tensors = load_file(path)
         lengths = [len(collate.rows[index].ids) for index in chunk]
         inner = torch.split(tensors["inner"], lengths, dim=1)
         answers = torch.split(tensors["answers"], lengths) if targets.by_token else tensors["answers"].unbind()

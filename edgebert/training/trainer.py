@@ -19,20 +19,22 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from edgebert import machine
+from edgebert import machine, ranks
 from edgebert.aggregates import AGGREGATES, mean
 from edgebert.artifact import Artifact, Manifest
 from edgebert.errors import CheckFailed
+from edgebert.families import FAMILIES
 from edgebert.progress import bar
 from edgebert.shaping.checkpoint import load_module, quiet_transformers, save_module
 from edgebert.tasks import TASKS
 from edgebert.training.batches import Indices, LengthGrouped, pad_id_of
 from edgebert.training.clock import Clock
 from edgebert.training.data import Data
-from edgebert.training.exits import answers_of, depth_work
+from edgebert.training.exits import answers_of, depth_work, take_heads
 from edgebert.training.objectives.base import Batch, Weights, required
 from edgebert.training.objectives.losses import LOSSES
 from edgebert.training.plan import Plan, TrainConfig, make_plan, metric_of
+from edgebert.training.processes import average_gradients, in_turn
 from edgebert.training.targets import LABELLINGS, Answered, surest
 from edgebert.training.teacher import Inputs, LiveTargets, Targets, keep, may_keep, no_targets
 from edgebert.training.work import Work
@@ -69,6 +71,19 @@ def train(
     return written(source, _trained(plan, teacher, work, save_seconds), out)
 
 
+def help_train(
+    source: Artifact,
+    config: TrainConfig,
+    *,
+    data: Data,
+    teacher: Artifact | None,
+    work: Path,
+    save_seconds: float = 30.0,
+) -> None:
+    """Take part in the :func:`train` of the first of several processes, which writes what comes out."""
+    _trained(make_plan(source, config, data, teacher), teacher, work, save_seconds)
+
+
 def train_exits(
     source: Artifact,
     config: TrainConfig,
@@ -90,14 +105,22 @@ def train_exits(
 
 
 def _trained(plan: Plan, teacher: Artifact | None, work: Path, save_seconds: float) -> Work:
-    folder = Work.open(work, plan.key)
     with _silence():
+        folder = in_turn(lambda: Work.open(work, plan.key) if ranks.first() else Work(work))
         quiet_transformers()
         torch.set_num_threads(min(torch.get_num_threads(), machine.allowed_threads()))
-        module = load_module(plan.source, for_training=True)
+        module = _module_of(plan, teacher)
         folder.require_space(_bytes_on_disk(plan, module))
         _fit(plan, module, teacher, folder, save_seconds)
     return folder
+
+
+def _module_of(plan: Plan, teacher: Artifact | None) -> torch.nn.Module:
+    """What is trained, as it begins."""
+    module, ours = load_module(plan.source, for_training=True), plan.source.manifest
+    if plan.method.together and teacher and teacher.manifest.architecture.family == ours.architecture.family:
+        take_heads(module, load_module(teacher, for_training=True), FAMILIES[ours.architecture.family])
+    return module
 
 
 def written(source: Artifact, work: Work, out: Path) -> Manifest:
@@ -138,7 +161,7 @@ def _silence() -> Iterator[None]:
 
 def _fit(plan: Plan, module: torch.nn.Module, teacher: Artifact | None, work: Work, save_seconds: float) -> None:
     """Train the module in place; the best weights end up in ``work``."""
-    latest = work.latest()
+    latest = in_turn(work.latest)
     if latest is not None:
         log.info("resuming at step %d of %d", latest[0], plan.steps)
         # Trained and evaluated: the Trainer would add a step where the last epoch is not a whole one.
@@ -161,7 +184,9 @@ def _arguments(plan: Plan, work: Work) -> TrainingArguments:
         use_cpu=not cuda,
         bf16=torch.cuda.is_bf16_supported() if cuda else machine.has_bf16(),
         max_steps=plan.steps,
+        # Of all processes together: they share each batch.
         per_device_train_batch_size=plan.config.train_batch_size,
+        accelerator_config={"split_batches": ranks.count() > 1},
         learning_rate=plan.config.lr,
         lr_scheduler_type="linear",
         warmup_steps=_WARM_UP,
@@ -248,7 +273,16 @@ class _Trainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """The loss of one batch: the sum of the method's terms, the mean over the depths that answer."""
-        return torch.stack([self._loss(batch) for batch in self._run(model, inputs)]).mean()
+        # Not ``model``: for several processes it is a wrapper that knows one forward pass a step.
+        return torch.stack([self._loss(batch) for batch in self._run(self._module, inputs)]).mean()
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """One step's gradients, of all processes."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        average_gradients(self._module)
+        return loss
 
     def _run(self, model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> list[Batch]:
         teacher, mask, labels = self._targets(inputs), inputs["attention_mask"], inputs.get("labels")
@@ -267,7 +301,8 @@ class _Trainer(Trainer):
         if not np.isfinite(values).all():
             what = f"training diverged (dev {self._plan.metric} {values})"
             raise CheckFailed(what, f"step {step}", "lower --lr")
-        better = self._answers.keep(self._module, self._work, values, step)
+        # Every process has the same weights and comes to the same values.
+        better = ranks.first() and self._answers.keep(self._module, self._work, values, step)
         metrics = {f"{metric_key_prefix}_{self._plan.metric}": float(np.mean(values)), "eval_better": float(better)}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -40,7 +40,9 @@ METHODS: Mapping[str, Method] = {
         needs_relations=True,
         widths_differ=True,
     ),
-    "elastic": Method((labels_term, logits_term), (embedding_term,), together=True),
+    "elastic": Method(
+        (labels_term, logits_term, hidden_term), (embedding_term, hidden_term), needs_hidden=True, together=True
+    ),
 }
 
 
