@@ -15,7 +15,7 @@ SCRIPT = ROOT / "benchmarks" / "gpu_tables.py"
 
 
 def run(*arguments: object, **variables: str) -> str:
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     done = subprocess.run(command, env=environment(**variables), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

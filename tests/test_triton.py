@@ -28,7 +28,7 @@ from edgebert.exporters.pbtxt import text_format as written
 from edgebert.exporters.triton import PAD_TO, write_repository
 from edgebert.profiles import EngineRequest, Profile
 from edgebert.serving.model import load
-from edgebert.serving.tokens import TextTokenizer
+from edgebert.serving.tokens import Text, TextTokenizer
 
 pytestmark = pytest.mark.usefixtures("one_trace", "triton_schema")
 
@@ -49,9 +49,10 @@ def test_a_classifiers_ensemble_answers_as_load_does(tmp_path: Path, family: str
     done = edgebert("package", artifact.path, "--format", "triton", "-o", tmp_path / "r", "--name", "films", "--json")
     assert done.json["models"] == ["films", "films-tokens", "films-graph"]
     server = Server(tmp_path / "r", "films")
-    asked = [*texts(9, seed=2), "", " ".join(["long"] * 200), "Ein Größenwahn, naïve 😀"]
+    asked: list[Text] = [*texts(9, seed=2), "", " ".join(["long"] * 200), "Ein Größenwahn, naïve 😀"]
     with load(artifact.path) as model:
-        parts = [asked[:1], asked[1:6], asked[6:], [("a fine", "film"), ("b" * 90, "a dull one")]]
+        pairs: list[Text] = [("a fine", "film"), ("b" * 90, "a dull one")]
+        parts = [asked[:1], asked[1:6], asked[6:], pairs]
         for part, found in zip(parts, server.ask([strings(part) for part in parts]), strict=True):
             assert not isinstance(found, str)
             np.testing.assert_allclose(found["logits"], model.logits(part), atol=1e-5)
@@ -171,7 +172,8 @@ def test_the_example_asks_as_the_protocol_has_it(exports: Exports, tmp_path: Pat
         pool.submit(server.serve_forever)
         url = f"http://127.0.0.1:{server.server_port}"
         try:
-            client = [sys.executable, ROOT / "examples" / "triton_client.py", url, "films", "a fine film", "a dull one"]
+            example = str(ROOT / "examples" / "triton_client.py")
+            client = [sys.executable, example, url, "films", "a fine film", "a dull one"]
             done = subprocess.run(client, capture_output=True, text=True, check=True)
         finally:
             server.shutdown()

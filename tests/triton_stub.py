@@ -93,23 +93,24 @@ class Server:
         """The answer to each request, or what is wrong with it."""
         ensemble = self.configs[self.name]
         assert ensemble.platform == "ensemble"
-        tensors: list[dict[str, Array] | str] = [dict(request) for request in requests]
+        tensors = [dict(request) for request in requests]
+        wrong: dict[int, str] = {}
         for step in ensemble.ensemble_scheduling.step:
-            alive = [place for place, each in enumerate(tensors) if not isinstance(each, str)]
-            given = [{name: tensors[i][other] for name, other in step.input_map.items()} for i in alive]  # type: ignore[index]
+            alive = [place for place in range(len(tensors)) if place not in wrong]
+            given = [{name: tensors[i][other] for name, other in step.input_map.items()} for i in alive]
             for place, found in zip(alive, self._run(step.model_name, given), strict=True):
                 if isinstance(found, str):
-                    tensors[place] = found
+                    wrong[place] = found
                 else:
-                    tensors[place] |= {step.output_map[name]: array for name, array in found.items()}  # type: ignore[operator]
+                    tensors[place] |= {step.output_map[name]: array for name, array in found.items()}
         names = [output.name for output in ensemble.output]
-        return [each if isinstance(each, str) else {name: each[name] for name in names} for each in tensors]
+        return [wrong.get(place) or {name: each[name] for name in names} for place, each in enumerate(tensors)]
 
     def _run(self, model: str, requests: Sequence[Mapping[str, Array]]) -> list[dict[str, Array] | str]:
         config = self.configs[model]
         for request in requests:
             _check(config.input, request, config.max_batch_size)
-        found = self._backends[model](requests)
+        found: list[dict[str, Array] | str] = self._backends[model](requests)
         for answer in found:
             if not isinstance(answer, str):
                 _check(config.output, answer, config.max_batch_size)
