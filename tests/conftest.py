@@ -1,4 +1,4 @@
-"""Fixtures for what the tests cannot make (real data, weights, a browser), and the rule that continuous
+"""Fixtures for what the tests cannot make (real data, weights, a browser, a schema), and the rule that continuous
 integration never skips them.
 
 Tiny models that tests make on the spot live in `tiny.py`.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tiny import Exports
 
 ROOT = Path(__file__).resolve().parent.parent
-REAL = {"shared", "minilm", "chromium"}
+REAL = {"shared", "minilm", "chromium", "triton_schema"}
 
 # A test that reaches for the network is wrong on every machine, not only on those that have none.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -55,6 +55,15 @@ def chromium() -> str:
     if path is None:
         pytest.skip("no browser: apt-get install --no-install-recommends chromium")
     return path
+
+
+@pytest.fixture(scope="session")
+def triton_schema() -> Path:
+    """Triton's published model_config.proto, as its client's package has it for Python."""
+    package = importlib.util.find_spec("tritonclient")
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("no schema of Triton: pip install --no-deps tritonclient (make setup does)")
+    return Path(package.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
 
 
 @pytest.fixture(scope="session")

@@ -174,7 +174,8 @@ class _Engine:
         self.num_io_tensors = len(self.tensors)
 
     def get_tensor_name(self, place: int) -> str:
-        return list(self.tensors)[place]
+        names: list[str] = list(self.tensors)
+        return names[place]
 
     def get_tensor_mode(self, name: str) -> str:
         return "input" if name in self.inputs else "output"

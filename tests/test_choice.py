@@ -151,7 +151,7 @@ def test_a_runtime_that_is_not_installed_is_passed_over(
     exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shelf(exports, tmp_path, SHALLOW, "l3-openvino-fp32", "l3-trt-fp32")
-    monkeypatch.setattr("edgebert.registry.find_spec", lambda name: None if name == "openvino" else name)
+    monkeypatch.setattr("edgebert.registry.find_spec", lambda name: None if name in ("openvino", "tensorrt") else name)
     name, _, others = chosen(folder)
     assert name == SHALLOW
     assert "pip install 'edgebert[openvino]'" in others["l3-openvino-fp32"]

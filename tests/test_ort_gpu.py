@@ -86,7 +86,7 @@ def test_an_attention_that_is_not_fused_is_named(exports: Exports, tmp_path: Pat
     relu = ir.node("Relu", [softmax.outputs[0]])
     for user, place in [(use.node, use.idx) for use in softmax.outputs[0].uses() if use.node is not relu]:
         user.replace_input_with(place, relu.outputs[0])
-    relu.outputs[0].dtype, relu.outputs[0].shape = softmax.outputs[0].dtype, softmax.outputs[0].shape
+    relu.outputs[0].type, relu.outputs[0].shape = softmax.outputs[0].type, softmax.outputs[0].shape
     model.graph.insert_after(softmax, relu)
     changed = tmp_path / "changed"
     changed.mkdir()

@@ -23,7 +23,7 @@ log = logging.getLogger("edgebert")
 F = TypeVar("F", bound=Callable[..., Any])
 Document = dict[str, Any]
 
-_COMMANDS = ("fit", "export", "distill", "resize", "sizes", "bench", "verify", "pick", "report", "doctor")
+_COMMANDS = ("fit", "export", "distill", "resize", "sizes", "bench", "verify", "pick", "report", "package", "doctor")
 
 
 class _Commands(click.Group):
