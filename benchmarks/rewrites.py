@@ -110,10 +110,29 @@ def _exporters_gelu(artifact: Path, threads: int) -> Any:
         return _session(artifact, threads, graph=Path(folder) / MODEL)
 
 
+def _every_token(artifact: Path, threads: int) -> Any:
+    """The artifact with a last layer that computes every token, of which the head reads the first."""
+    loaded = ir.load(artifact / MODEL)
+    for node in loaded.graph:
+        if node.op_type == "Slice" and str(node.name).endswith(".first1"):
+            ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+        sizes = node.inputs[1].const_value if node.op_type == "Reshape" else None
+        if sizes is not None and sizes.numpy().tolist()[:2] == [0, 1]:
+            whole = ir.tensor(np.array([0, -1, *sizes.numpy()[2:]]), name=sizes.name)
+            node.inputs[1].const_value = whole
+    for node in loaded.graph:
+        for value in node.outputs:
+            value.shape = None
+    with tempfile.TemporaryDirectory() as folder:
+        save_graph(loaded, Path(folder))
+        return _session(artifact, threads, graph=Path(folder) / MODEL)
+
+
 WAYS: Mapping[str, Callable[[Path, int], Any]] = {
     AS_IT_RUNS: _session,
     "SkipLayerNormalization taken apart": lambda path, threads: _session(path, threads, "SkipLayerNormFusion"),
     "GELU in the engine's order": _exporters_gelu,
+    "first token alone in the last layer": _every_token,
 }
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ class Target:
     """Where an artifact runs. ``runtime`` is ``module:function``, imported only when used.
 
     ``unsaturated``: sums of 8-bit products are right on every CPU, also those of weights that were made for VNNI.
+    ``lanes``: calls at once can each have threads of their own.
     ``ready`` names, in the same way, what raises EnvironmentMissing where the machine lacks more than the package.
     ``extra`` brings the package where several do. ``typed``: the engine computes in the types that stand in the graph.
     ``fused``: it has operators of its own for what BERT is made of. ``engine``: it runs what was built of the graph
@@ -30,6 +31,7 @@ class Target:
     package: str
     precisions: tuple[str, ...]
     unsaturated: bool = False
+    lanes: bool = False
     ready: str = ""
     extra: str = ""
     typed: bool = False
@@ -73,8 +75,15 @@ TARGETS: Mapping[str, Target] = {
             "onnxruntime",
             ("fp32", "int8", "int8-dynamic", "int8-static"),
             unsaturated=True,
+            lanes=True,
         ),
-        Target("openvino", "edgebert.runtimes.ov:open", "openvino", ("fp32", "bf16", "int8", "int8-static")),
+        Target(
+            "openvino",
+            "edgebert.runtimes.ov:open",
+            "openvino",
+            ("fp32", "bf16", "int8", "int8-static"),
+            lanes=True,
+        ),
         Target("torch", "edgebert.runtimes.reference:open", "torch", ("fp32",)),
         # bf16 is left out: whether the provider has every kernel in it, nothing here could tell.
         Target(

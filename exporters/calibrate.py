@@ -52,8 +52,8 @@ def measure_ranges(source: Artifact, feeds: Iterable[Feed]) -> dict[str, Range]:
         for feed in feeds:
             mask = feed["attention_mask"].astype(bool)
             for index, values in enumerate(session.run(names, dict(feed))):
-                # [batch, sequence, d], or [batch, d] behind the pooling of a head.
-                real = values[mask] if values.ndim == mask.ndim + 1 else values
+                # [batch, sequence, d], or of first tokens alone [batch, 1, d] and, behind a head's pooling, [batch, d].
+                real = values[mask] if values.shape[:2] == mask.shape else values
                 low[index], high[index] = min(low[index], real.min()), max(high[index], real.max())
     return {name: Range(float(low[i]), float(high[i])) for i, name in enumerate(names)}
 

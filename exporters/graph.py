@@ -18,15 +18,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
 
 from edgebert.artifact import Architecture, Artifact, Manifest
 from edgebert.errors import InputError
+from edgebert.exporters.constants import initializer
+from edgebert.exporters.first_token import read_first_token
 from edgebert.exporters.gelu import order_gelu
 from edgebert.exporters.signature import OPSET, GraphConfig, Sizes, with_sizes
 from edgebert.exporters.streamed import save_streamed
@@ -226,19 +226,9 @@ def _hoist_transposes(graph: ir.Graph) -> None:
             continue
         name = f"{source.name}{_TRANSPOSED}"
         if name not in graph.initializers:
-            graph.register_initializer(_initializer(_empty(name, source.const_value.shape.numpy()[::-1])))
+            graph.register_initializer(initializer(_empty(name, source.const_value.shape.numpy()[::-1])))
         ir.convenience.replace_all_uses_with(node.outputs[0], graph.initializers[name])
         graph.remove(node, safe=True)
-
-
-def constant(name: str, array: npt.NDArray[Any]) -> ir.Value:
-    """An initializer, ready to be registered in a graph."""
-    return _initializer(ir.tensor(array, name=name))
-
-
-def _initializer(tensor: ir.TensorProtocol) -> ir.Value:
-    shape = ir.Shape(tensor.shape.numpy())
-    return ir.Value(name=tensor.name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
 
 
 def _layer_ends(model: ir.Model) -> tuple[str, ...]:
@@ -258,6 +248,8 @@ def build_graph(source: Artifact, config: GraphConfig, out: Path, *, template: T
     model = template.model.clone()
     _cut(model, template, source.manifest.architecture.layers)
     passes.RemoveUnusedNodesPass()(model)
+    if read_first_token(model.graph):
+        passes.RemoveUnusedNodesPass()(model)
     if config.fixed is not None:
         _fix(model, config.fixed)
     _swap_weights(model, _parameters(source))

@@ -22,7 +22,8 @@ import onnx_ir as ir
 
 from edgebert.artifact import Artifact, Manifest
 from edgebert.errors import CheckFailed
-from edgebert.exporters.graph import MODEL, constant, copy_config, module_name, save_graph
+from edgebert.exporters.constants import constant
+from edgebert.exporters.graph import MODEL, copy_config, module_name, save_graph
 from edgebert.machine import has_int8_dot, isa
 from edgebert.shaping.checkpoint import copy_companions
 

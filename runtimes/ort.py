@@ -86,7 +86,7 @@ def unwanted_fusions(precision: str) -> list[str]:
 
 def _options(artifact: Artifact, config: SessionConfig) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = config.thread_count
+    options.intra_op_num_threads = config.threads_a_call
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Lengths vary from call to call: a memory plan per shape would only grow.

@@ -158,7 +158,7 @@ def _settings(artifact: Artifact, config: SessionConfig, precision: str) -> dict
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "INFERENCE_NUM_THREADS": config.thread_count,
-        "NUM_STREAMS": 1,
+        "NUM_STREAMS": config.lanes,
         # Pinned threads would all sit on the same first cores, whoever else has a model there.
         "ENABLE_CPU_PINNING": False,
     }

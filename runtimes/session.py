@@ -32,18 +32,24 @@ class SessionConfig:
     ``timing_only`` lets a runtime that cannot read the artifact's weights make up others: latency does
     not depend on them, answers do, so serving never sets it. ``cache_dir`` is a private folder for what an engine
     compiles; without one nothing is written. ``trust_engine`` allows an engine that the artifact brings, which is
-    native code, to be opened.
+    native code, to be opened. ``lanes`` is how many calls at once share the threads out among them.
     """
 
     threads: int | None = None
     timing_only: bool = False
     cache_dir: Path | None = None
     trust_engine: bool = False
+    lanes: int = 1
 
     @property
     def thread_count(self) -> int:
         """The number of threads to use: at least 1, never more than the machine grants."""
         return max(1, min(self.threads or allowed_threads(), allowed_threads()))
+
+    @property
+    def threads_a_call(self) -> int:
+        """The number of threads that one call has."""
+        return max(1, self.thread_count // self.lanes)
 
 
 class Session(Protocol):

@@ -16,6 +16,7 @@ from tiny import TASKS, Exports, texts
 
 import edgebert
 from edgebert.errors import BatcherClosed, DeadlinePassed, ItemError, QueueFull, UsageError
+from edgebert.runtimes import session
 from edgebert.serving.answers import Prediction
 from edgebert.serving.model import Model, load
 from edgebert.serving.tokens import Tokens
@@ -87,6 +88,42 @@ def test_no_batch_has_more_tokens_than_asked_for(
             future.result(20)
     assert sum(map(len, batches)) == len(TEXTS)
     assert all(len(batch) == 1 or len(batch) * max(batch) <= limit for batch in batches)
+
+
+def test_whole_batches_are_computed_beside_one_another_and_parts_are_not(
+    exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "allowed_threads", lambda: 2)
+    with load(exports.artifact("bert", TASKS[0]).path, threads=2) as model:
+        same_time, together = threading.Barrier(2), list[int]()
+        finish = model.finish
+
+        def meet(tokens: list[Tokens]) -> Any:
+            if len(together) < 2:
+                together.append(len(tokens))
+                same_time.wait(20)
+            return finish(tokens)
+
+        monkeypatch.setattr(model, "finish", meet)
+        with edgebert.Batcher(model, max_batch_tokens=24) as batcher:
+            same([future.result(20) for future in [batcher.submit(text) for text in TEXTS]], model)
+        gate, begun = threading.Event(), list[int]()
+
+        def wait(tokens: list[Tokens]) -> Any:
+            begun.append(len(tokens))
+            assert gate.wait(20)
+            return finish(tokens)
+
+        monkeypatch.setattr(model, "finish", wait)
+        with edgebert.Batcher(model, max_wait_ms=0) as batcher:
+            first = batcher.submit(TEXTS[0])
+            until(first.running)
+            second = batcher.submit(TEXTS[1])
+            # Far from a whole batch: it waits for company, as long as another is computed.
+            time.sleep(0.1)
+            assert (begun, second.running()) == ([1], False)
+            gate.set()
+            same([first.result(20), second.result(20)], model)
 
 
 def test_a_full_queue_is_said_at_once_and_later_requests_are_fine(classifier: Model, held: threading.Event) -> None:

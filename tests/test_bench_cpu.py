@@ -162,8 +162,8 @@ def test_ratios_are_of_the_same_round(fake: Any, tmp_path: Path) -> None:
         machine,
     ]
     *outcomes, measure_of_it = measured(entrants, tmp_path)
-    precisions = dict.fromkeys(("slow", "fast", "dies"), "fp32")
-    lines = tables.arrays_table(outcomes, measure_of_it, precisions, ["slow", "gone"], "slow", 5e7)
+    work = dict.fromkeys(("slow", "fast", "dies"), ("fp32", 5e7))
+    lines = tables.arrays_table(outcomes, measure_of_it, work, ["slow", "gone"], "slow")
     assert lines[0] == "| | ms a call | times slow | times gone | share of the peak | largest error |"
     assert lines[2] == ("| slow | 40.0 (20.0 to 80.0) | 1.00 (1.00 to 1.00) | - | 25% (25% to 25%) | 0.0e+00 |")
     assert lines[3] == "| fast | 20.0 (10.0 to 40.0) | 2.00 (2.00 to 2.00) | - | 50% (50% to 50%) | 2.5e-01 |"

@@ -7,12 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 from commands import ROOT, environment
 
 sys.path.append(str(ROOT / "benchmarks"))
 common = importlib.import_module("common")
+
+# The name of a way.
+LAST = "first token alone in the last layer"
 
 TWO_PROCESSES = """
 import subprocess, sys, time
@@ -49,3 +53,27 @@ def test_a_pruned_vocabulary_is_compared_with_the_whole_one(tmp_path: Path) -> N
     assert all(0 <= float(row[3].split()[0]) <= 1 and float(row[5].split()[0]) > 0 for row in rows[1:])
     assert [bool(row[4]) for row in rows[1:]] == [bool(row[7]) for row in rows[1:]] == [False, False, True, True]
     assert f"vocabulary: {tokens[0]} to {tokens[2]} tokens" in done.stdout
+
+
+def test_lanes_are_compared_with_one_engine(exports: tiny.Exports, tmp_path: Path) -> None:
+    artifact, data = exports.artifact("bert", tiny.TASKS[0]), tiny.labelled(tmp_path, rows=60)
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "lanes.py", data, artifact.path, "--rounds", "2"],
+        env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (row,) = (line for line in done.stdout.splitlines() if line.startswith(f"| {artifact.path.name} |"))
+    _, size, without, beside, gain, *memory = (cell.strip() for cell in row.split("|")[1:-1])
+    assert float(size) == pytest.approx(artifact.manifest.bytes / 1e6, abs=0.5)
+    assert all(float(number.split()[0]) > 0 for number in (without, beside, gain, *memory))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_graph_without_the_first_token_alone_answers_the_same(precision: str, exports: tiny.Exports) -> None:
+    rewrites = importlib.import_module("rewrites")
+    path = exports.artifact("bert", "text-classification", precision=precision).path
+    shape = (2, 7)
+    ids = np.random.default_rng(0).integers(5, 50, shape)
+    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    ours, whole = (rewrites.WAYS[way](path, 1).run(None, feed)[0] for way in (rewrites.AS_IT_RUNS, LAST))
+    # In int8 the range of what the last query reads is of one token, or of all.
+    np.testing.assert_allclose(ours, whole, atol=1e-5 if precision == "fp32" else 0.05)

@@ -20,7 +20,8 @@ from tiny import Exports
 
 from edgebert.artifact import Artifact
 from edgebert.exporters import graph
-from edgebert.exporters.graph import MODEL, constant, trace
+from edgebert.exporters.constants import constant
+from edgebert.exporters.graph import MODEL, trace
 from edgebert.exporters.streamed import save_streamed
 from edgebert.graph_guard import EXTERNAL, inspect
 from edgebert.serving.model import load

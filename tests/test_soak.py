@@ -28,7 +28,8 @@ def test_a_short_soak_finds_nothing(task: str, exports: Exports) -> None:
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing wrong, lost or hung" in done.stdout
-    rows = [line.split(" | ") for line in done.stdout.splitlines() if " threads | " in line or "70 % | " in line]
+    # What a busy machine is too slow for is refused: that is for the long form to look at.
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if " threads | " in line]
     assert all(row[1] == row[2] != "0" for row in rows)
 
 

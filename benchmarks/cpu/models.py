@@ -49,10 +49,16 @@ class Model:
         with (self.path / "model.safetensors").open("rb") as file:
             return f"{self.path.name}-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
 
-    def operations(self, batch: int, length: int) -> float:
-        """Of the encoder's matrix products in one call, attention's among them: two for each multiply-add."""
+    def operations(self, batch: int, length: int, *, first_token: bool = False) -> float:
+        """Of the encoder's matrix products in one call, attention's among them: two for each multiply-add.
+
+        ``first_token``: the last layer computes keys and values of all tokens, and the rest of the first alone.
+        """
         shape = sizes.shape_of(self.config, FAMILIES["bert"], TASKS["text-classification"])
-        return float(sizes.flops_per_token(shape, length) * batch * length)
+        whole = sizes.flops_per_token(shape, length) * batch * length
+        h, f = shape.hidden, shape.ffn
+        left_out = 2 * (2 * h * h + 2 * h * f + 2 * length * h) * batch * (length - 1)
+        return float(whole - left_out if first_token else whole)
 
 
 def with_random_weights(shape: Sequence[str], tokenizer: Path, work: Path) -> Model:

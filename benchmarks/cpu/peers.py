@@ -21,13 +21,17 @@ QUIET = {
 
 @dataclass(frozen=True)
 class Peer:
-    """A row of the tables. ``python`` "" is the interpreter that runs this."""
+    """A row of the tables. ``python`` "" is the interpreter that runs this.
+
+    ``first_token``: its graph's last layer computes that one alone.
+    """
 
     name: str
     worker: str
     precision: str = ""
     python: str = ""
     work: tuple[str, ...] = BOTH
+    first_token: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property

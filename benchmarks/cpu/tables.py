@@ -26,12 +26,11 @@ def later(outcome: Outcome) -> list[Answer]:
 def arrays_table(
     outcomes: Sequence[Outcome],
     machine: Outcome,
-    precisions: Mapping[str, str],
+    work: Mapping[str, tuple[str, float]],
     against: Sequence[str],
     exact: str,
-    operations: float,
 ) -> list[str]:
-    """Latencies of token arrays; ``operations`` a call are those of the matrix products."""
+    """Latencies of token arrays. ``work`` has, by name, the precision and operations of a call's matrix products."""
     times = {outcome.name: milliseconds(outcome) for outcome in outcomes if not outcome.failure}
     references = {name: times.get(name) for name in against}
     logits = {outcome.name: outcome.opened.get("logits") for outcome in outcomes if not outcome.failure}
@@ -39,7 +38,7 @@ def arrays_table(
     def cells(outcome: Outcome) -> list[str]:
         own = times[outcome.name]
         ratios = [_ratio(reference, own) for reference in references.values()]
-        share = _share(own, machine, precisions[outcome.name], operations)
+        share = _share(own, machine, *work[outcome.name])
         return [_spread(own, ".1f"), *ratios, share, _error(logits[outcome.name], logits.get(exact))]
 
     names = ["ms a call", *(f"times {name}" for name in against), "share of the peak", "largest error"]

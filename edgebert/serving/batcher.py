@@ -1,8 +1,9 @@
 """``edgebert.Batcher``: one model behind many callers, asyncio tasks and threads, answered in batches.
 
-A single thread gives the engine one batch after the other: the engine has threads of its own, and two calls at
-once would share them. While it computes, requests gather; so batches grow with the traffic by themselves. Before
-it starts on few, it waits for a lull, never longer than ``max_wait_ms``. Who is next stands in ``line.py``.
+The engine is given one batch after the other. While it computes, requests gather; so batches grow with the traffic by
+themselves. Where a whole batch has gathered, and the engine has lanes (``runtimes/lanes.py``), that is computed beside
+the first. Before an idle engine starts on few, it waits for a lull, never longer than ``max_wait_ms``. Who is next
+stands in ``line.py``.
 """
 
 from __future__ import annotations
@@ -56,10 +57,15 @@ class Batcher:
         self._token_seconds = _TOKEN_SECONDS
         self._latest_arrival = 0.0
         self._closing = False
+        self._computing = 0
         self._process = os.getpid()
-        # A daemon, so that an app that forgot to close can end.
-        self._worker = threading.Thread(target=self._work, name="edgebert-batcher", daemon=True)
-        self._worker.start()
+        # Daemons, so that an app that forgot to close can end.
+        self._workers = [
+            threading.Thread(target=self._work, name=f"edgebert-batcher-{number}", daemon=True)
+            for number in range(model.at_once)
+        ]
+        for worker in self._workers:
+            worker.start()
 
     async def predict(self, text: Text, timeout_ms: float | None = None) -> Prediction:
         """The prediction for one text, or pair; after ``timeout_ms`` DeadlinePassed.
@@ -102,7 +108,8 @@ class Batcher:
             self._closing = True
             self._changed.notify_all()
         if os.getpid() == self._process:
-            self._worker.join()
+            for worker in self._workers:
+                worker.join()
 
     async def aclose(self) -> None:
         """As :meth:`close`, without holding up the event loop."""
@@ -161,6 +168,9 @@ class Batcher:
     def _work(self) -> None:
         while batch := self._next():
             self._answer([request for request in batch if self._begun(request)])
+            with self._changed:
+                self._computing -= 1
+                self._changed.notify_all()
 
     def _next(self) -> list[Request]:
         """The next batch, as soon as it is worth beginning; empty after closing, when none is left."""
@@ -170,7 +180,8 @@ class Batcher:
                 self._weed(now)
                 if len(self._line):
                     wait = self._wait(now)
-                    if wait <= 0:
+                    if wait is not None and wait <= 0:
+                        self._computing += 1
                         return self._line.take(self._max_tokens)
                     self._changed.wait(wait)
                 elif self._closing:
@@ -178,11 +189,13 @@ class Batcher:
                 else:
                     self._changed.wait()
 
-    def _wait(self, now: float) -> float:
-        """Seconds to wait for company, as far as is known now."""
+    def _wait(self, now: float) -> float | None:
+        """Seconds to wait for company, as far as is known now; None beside a batch that is being computed."""
         tokens = self._line.tokens
         if self._closing or tokens >= self._max_tokens:
             return 0.0
+        if self._computing:
+            return None
         lull = self._latest_arrival + _LULL * tokens * self._token_seconds - now
         bound = min(request.arrived for request in self._line) + self._max_wait - now
         return min(lull, bound)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from edgebert.files import private_folder
 from edgebert.graph_guard import EXTERNAL, GRAPH
 from edgebert.quotes import LONGEST
 from edgebert.registry import Target, target_named
+from edgebert.runtimes.lanes import Lanes, open_with_lanes
 from edgebert.runtimes.session import Session, SessionConfig, closed
 from edgebert.serving.answers import READERS, Float, Found, Prediction, normalized, pool
 from edgebert.serving.blanks import Blank, Guess, likeliest
@@ -100,7 +102,9 @@ def open_model(
     # Whole or not at all: also a file that serving has no use for. The runtime reads the graph, once.
     artifact.check_files(but=(GRAPH, EXTERNAL))
     tokenizer = TextTokenizer(artifact, max_length, overflow)
-    return Model(artifact, chosen.resolve()(artifact, config), tokenizer, choice)
+    engine = chosen.resolve()
+    session = open_with_lanes(engine, artifact, config) if chosen.lanes else engine(artifact, config)
+    return Model(artifact, session, tokenizer, choice)
 
 
 def _same_engine(artifact: Artifact, target: str | None) -> bool:
@@ -130,6 +134,7 @@ class Model:
         self.choice = choice
         self.tokenizer = tokenizer
         self._session: Session | None = session
+        self._lanes = session.count if isinstance(session, Lanes) else 1
         self._task = TASKS[artifact.manifest.task]
         self._problem = problem_of(artifact.manifest)
         self._said_truncated = False
@@ -293,6 +298,11 @@ class Model:
         return sum(fixed[1] if fixed else len(window) for window in tokens.windows)
 
     @property
+    def at_once(self) -> int:
+        """How many batches it is worth to have answered at once, from as many threads."""
+        return self._lanes
+
+    @property
     def batch_tokens(self) -> int:
         """Tokens in one call to the engine, padding included, above which it gains nothing."""
         fixed = self.artifact.manifest.fixed
@@ -354,10 +364,13 @@ class Model:
         places = [(text, window) for text, item in enumerate(tokens) for window in item.windows]
         windows = [window for _, window in places]
         picked: dict[int, T] = {}
-        for rows in batches(windows, MAX_BATCH_TOKENS):
+
+        def compute(rows: Sequence[int]) -> None:
             feed = self._collated([windows[i] for i in rows])
             found = self._checked(self.run(feed), (*feed["input_ids"].shape, width))
-            picked |= {index: pick(row, windows[index]) for index, row in zip(rows, found, strict=True)}
+            picked.update({index: pick(row, windows[index]) for index, row in zip(rows, found, strict=True)})
+
+        self._each(batches(windows, MAX_BATCH_TOKENS), compute)
         result: list[list[T]] = [[] for _ in tokens]
         for index, (text, _) in enumerate(places):
             result[text].append(picked[index])
@@ -379,10 +392,29 @@ class Model:
         """Run length-sorted batches and put the rows back in the caller's order, one a text."""
         windows = [window for item in tokens for window in item.windows]
         result = np.empty((len(windows), width), dtype=np.float32)
-        for rows in self._groups(windows):
+
+        def compute(rows: Sequence[int]) -> None:
             feed = self._collated([windows[i] for i in rows])
             result[rows] = self._checked(finish(self.run(feed), feed), (len(rows), width))
+
+        self._each(self._groups(windows), compute)
         return result if len(windows) == len(tokens) else averaged(result, tokens)
+
+    def _each(self, groups: Iterable[Sequence[int]], compute: Callable[[Sequence[int]], None]) -> None:
+        """Compute every batch: where the engine has lanes, as many at once; the longest first, which end together."""
+        order = list(groups)[::-1]
+        if self._lanes == 1 or len(order) == 1:
+            for rows in order:
+                compute(rows)
+            return
+        with ThreadPoolExecutor(min(self._lanes, len(order)), "edgebert-lane") as pool:
+            try:
+                for _ in pool.map(compute, order):
+                    pass
+            except BaseException:
+                # One error is enough: what has not begun shall not.
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _groups(self, windows: Sequence[Tokens]) -> Iterator[Sequence[int]]:
         """Indices of the windows of each call."""
