@@ -26,7 +26,7 @@ class Client:
         """Ask and read the whole answer. Raises RuntimeError for another status than 200."""
         body = json.dumps({"text": text}).encode()
         head = "POST /ask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
-        connection = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
+        connection = self._kept() or await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = connection
         writer.write(f"{head}{len(body)}\r\n\r\n".encode() + body)
         answer = await reader.readuntil(b"\r\n\r\n")
@@ -36,6 +36,15 @@ class Client:
         self._idle.append(connection)
         if " 200 " not in lines[0]:
             raise RuntimeError(lines[0])
+
+    def _kept(self) -> Connection | None:
+        """A connection that is idle; those that the server has closed meanwhile are let go."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
     def close(self) -> None:
         """Let the connections go."""
