@@ -73,7 +73,7 @@ $(SERVING)/.ready: benchmarks/serving_fastembed.txt pyproject.toml constraints.t
 	@for name in edgebert fastembed; do $(PYTHON) -m venv --clear $(SERVING)/$$name; done
 	@$(subst $(VENV),$(SERVING)/edgebert,$(PIP)) -c constraints.txt -e '.[cpu,serve]' packaging
 	@$(subst $(VENV),$(SERVING)/fastembed,$(PIP)) -r benchmarks/serving_fastembed.txt
-	@$(INTEROP_PIP) -c constraints.txt fastapi uvicorn
+	@$(INTEROP_PIP) -c constraints.txt fastapi uvicorn httptools uvloop
 	@for name in sentence-transformers optimum; do ln -sfn ../$(INTEROP)/env $(SERVING)/$$name; done
 	@touch $@
 

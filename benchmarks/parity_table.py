@@ -51,7 +51,7 @@ WAYS = [
     (target.name, precision)
     for target in TARGETS.values()
     for precision in target.precisions
-    if target.name != "torch" and not target.engine and schemes_of(target.name, precision) == (precision,)
+    if target.name != "torch" and not target.judged_on and schemes_of(target.name, precision) == (precision,)
 ]
 # Absolute, not a share of the largest output.
 MOST_ERROR = {"fp32": 1e-4}

@@ -176,4 +176,10 @@ def test_the_folds_open_by_keyboard_and_regions_scroll(opened: Callable[..., Pag
     region.focus()
     for _ in range(3):
         page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.activeElement.scrollLeft > 0")
+    # Not wait_for_function, which the page's own policy forbids where it has to wait.
+    for _ in range(200):
+        if page.evaluate("document.activeElement.scrollLeft") > 0:
+            break
+        page.wait_for_timeout(20)
+    else:
+        pytest.fail("the region did not scroll")
