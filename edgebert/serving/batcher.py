@@ -167,10 +167,13 @@ class Batcher:
 
     def _work(self) -> None:
         while batch := self._next():
-            self._answer([request for request in batch if self._begun(request)])
-            with self._changed:
-                self._computing -= 1
-                self._changed.notify_all()
+            try:
+                self._answer([request for request in batch if self._begun(request)])
+            finally:
+                # Whatever happens to this worker, the others must not wait for it.
+                with self._changed:
+                    self._computing -= 1
+                    self._changed.notify_all()
 
     def _next(self) -> list[Request]:
         """The next batch, as soon as it is worth beginning; empty after closing, when none is left."""
