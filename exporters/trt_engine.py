@@ -17,7 +17,7 @@ from edgebert.files import private_folder
 from edgebert.profiles import EngineRequest, Profile, default_profile
 from edgebert.progress import bar
 from edgebert.registry import target_named
-from edgebert.runtimes.plans import EngineCache, Place, build_plan
+from edgebert.runtimes.trt_engines import EngineCache, Place, build_plan
 from edgebert.runtimes.trt_library import Identity, Library, Timings
 
 log = logging.getLogger("edgebert")

@@ -5,6 +5,9 @@ Why that package: docs/decisions/019-cuda-through-cuda-bindings.md.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -80,6 +83,28 @@ class Stream:
         for mark in self._marks:
             _checked(cuda.cudaEventDestroy(mark))
         _checked(cuda.cudaStreamDestroy(self.handle))
+
+
+class Meter:
+    """One call at a time, and what all have taken by the GPU's clock."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._calls, self._milliseconds = 0, 0.0
+
+    @contextmanager
+    def call(self) -> Iterator[Callable[[float], None]]:
+        """A caller's turn; what is given is to be told the milliseconds of each batch."""
+        with self._turn:
+            yield self._add
+            self._calls += 1
+
+    def facts(self) -> dict[str, Any]:
+        """``device_calls``, and ``device_ms`` in all."""
+        return {"device_calls": self._calls, "device_ms": round(self._milliseconds, 4)}
+
+    def _add(self, milliseconds: float) -> None:
+        self._milliseconds += milliseconds
 
 
 class Buffer:

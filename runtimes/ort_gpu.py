@@ -9,7 +9,6 @@ https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html and 
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from dataclasses import dataclass
 from functools import partial
@@ -72,19 +71,18 @@ class _GpuSession:
             "device": device.name(), "threads": config.thread_count, "device_bytes": engine.bytes,
             "captured": engine.captured,
         }  # fmt: skip
-        self._calls, self._milliseconds = 0, 0.0
-        self._lock = threading.Lock()
+        self._meter = device.Meter()
 
     def run(self, feed: Feed) -> dict[str, Array]:
         engine = self._held.get()
         arrays = checked(feed, self._artifact)
-        with self._lock, refusals("this input", self._artifact, "check its token ids and shapes"):
+        with self._meter.call() as took, refusals("this input", self._artifact, "check its token ids and shapes"):
             found, milliseconds = engine.compute(arrays)
-            self._calls, self._milliseconds = self._calls + 1, self._milliseconds + milliseconds
+            took(milliseconds)
         return found
 
     def facts(self) -> dict[str, Any]:
-        return {**self._about, "device_calls": self._calls, "device_ms": round(self._milliseconds, 4)}
+        return {**self._about, **self._meter.facts()}
 
     def close(self) -> None:
         self._held.close()

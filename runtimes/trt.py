@@ -7,7 +7,6 @@ waits for besides are copies and the way there.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Sequence
 from functools import partial
@@ -21,14 +20,14 @@ from edgebert.profiles import Profile
 from edgebert.runtimes import device
 from edgebert.runtimes.engine import Held
 from edgebert.runtimes.fixed import cut_back, fitted, to_its_shape
-from edgebert.runtimes.plans import Place, open_engine
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked
+from edgebert.runtimes.trt_engines import Place, open_engine
 from edgebert.runtimes.trt_library import Library
 from edgebert.tokenizer import pad_id
 
 
 def open_trt(artifact: Artifact, config: SessionConfig) -> Session:
-    """A session of TensorRT. Raises EnvironmentMissing without a GPU; else see ``plans.py``."""
+    """A session of TensorRT. Raises EnvironmentMissing without a GPU; else see ``trt_engines.py``."""
     return _open("trt", artifact, config)
 
 
@@ -54,8 +53,7 @@ class _TrtSession:
             "device": place.gpu, "capability": place.identity.capability, "threads": config.thread_count,
             "engine": engine.source, "profile": str(engine.profile), "device_bytes": engine.bytes,
         }  # fmt: skip
-        self._calls, self._milliseconds = 0, 0.0
-        self._lock = threading.Lock()
+        self._meter = device.Meter()
 
     def run(self, feed: Feed) -> dict[str, Array]:
         engine = self._held.get()
@@ -67,19 +65,18 @@ class _TrtSession:
             raise InputError(what, str(self._artifact.path), "cut the texts, or export it with a longer --profile")
         width = max(length, shortest)
         parts = []
-        with self._lock:
+        with self._meter.call() as took:
             for start in range(0, rows, most):
                 part = {name: array[start : start + most] for name, array in arrays.items()}
                 count = max(fewest, min(most, rows - start))
                 found, milliseconds = engine.compute(fitted(part, count, width, self._fill))
                 parts.append(found)
-                self._milliseconds += milliseconds
-            self._calls += 1
+                took(milliseconds)
         whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return cut_back(whole, self._artifact.manifest.task, rows, length)
 
     def facts(self) -> dict[str, Any]:
-        return {**self._about, "device_calls": self._calls, "device_ms": round(self._milliseconds, 4)}
+        return {**self._about, **self._meter.facts()}
 
     def close(self) -> None:
         self._held.close()

@@ -25,8 +25,8 @@ from edgebert.exporters.symmetric import SymmetricConfig, quantize_symmetric
 from edgebert.judging import parity
 from edgebert.profiles import Profile, default_profile
 from edgebert.registry import target_named, targets_here
-from edgebert.runtimes.plans import build_plan
 from edgebert.runtimes.session import SessionConfig
+from edgebert.runtimes.trt_engines import build_plan
 from edgebert.runtimes.trt_library import Library, Timings
 from edgebert.serving.model import load
 from edgebert.serving.rows import outputs
