@@ -17,7 +17,7 @@ PEER_NAMES := olive nncf ctranslate2
 PEER_PIP = $(subst $(VENV),$(PEERS)/$*,$(PIP))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo interop serving-peers bench-serving soak peers bench-cpu clean
+.PHONY: help setup test lint demo interop serving-peers bench-serving soak peers bench-cpu study clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -99,6 +99,12 @@ $(PEERS)/%/.ready: benchmarks/cpu/%.txt
 	  { tail -n 1 $(PEERS)/$*.log >&2; rm -rf $(PEERS)/$*; exit 1; }
 	@touch $@
 
+# Where it was cut off it goes on; timing what it kept, and the page, are for an idle machine afterwards.
+study: setup ## train what the study has no rows of yet, time its artifacts, write docs/study.md (STUDY_ARGS="--minutes 60")
+	@$(PY) benchmarks/study.py $(STUDY_ARGS)
+	@$(PY) benchmarks/study_latency.py
+	@$(PY) benchmarks/study_page.py
+
 clean: ## remove the environment, caches and build outputs; edgebert-out/ stays
-	@rm -rf $(VENV) $(INTEROP) $(SERVING) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(INTEROP) $(SERVING) $(PEERS) .study build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

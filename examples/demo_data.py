@@ -7,13 +7,13 @@ writes train.jsonl, dev.jsonl and test.jsonl into OUT, with rows {"text": ..., "
 Intents of one domain share their words and differ in who does what to whom, in tense, in negation or in what
 is asked. Most texts also mention a second intent that is *not* the request ("I've already cancelled ..., now
 ...", "... instead of cancelling ..."), so the words alone do not tell the label: the sentence has to be read.
-The test split also uses templates and fillers that occur in no other split.
+Dev and test also use templates and fillers that train has not, so that what is chosen on dev holds on test.
 
 Notation of the grammar: an unindented line is a heading, an indented one a template below it, and
 
     [a|b]     one of the alternatives           {slot}    a filler, or a part of the sentence
     (a)       present or absent                 <verb>    the verb in the form that the sentence asks for
-    * ...     a template held out for the test split
+    * ...     a template held out from train
 
 A template of an intent that has a <verb> is an action ("<cancel> my flight") that can be asked for, reported
 or denied; one without is a sentence of its own ("did my flight leave?").
@@ -427,7 +427,7 @@ contrast
   * never mind {other doing}[. {ask}|, {want}]
 """
 
-# Below each slot, its fillers; those after the star are held out for the test split.
+# Below each slot, its fillers; those after the star are held out from train.
 FILLERS = """
 person
     [Anna|Omar|Lucy|Mateo|Ingrid|Tom|Aisha|Jonas|my sister|my landlord|Sofia|Daniel|Mrs Keller|Wei]
@@ -608,7 +608,7 @@ def generate(
     rng = random.Random(seed)
     told: set[str] = set()
     sizes = {"train": train, "dev": dev, "test": test}
-    return {split: rows(Speaker(rng, held_out=split == "test"), size, told) for split, size in sizes.items()}
+    return {split: rows(Speaker(rng, held_out=split != "train"), size, told) for split, size in sizes.items()}
 
 
 def rows(speaker: Speaker, size: int, told: set[str]) -> list[Row]:

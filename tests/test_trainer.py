@@ -448,11 +448,9 @@ def test_a_disk_too_small_is_named_with_the_bytes(tmp_path: Path) -> None:
         work.require_space(10**18)
 
 
-def test_the_recipes() -> None:
+def test_the_teachers_recipe() -> None:
     bert, larger = (3.0, 5e-5), (5.0, 2e-4)
     wide = [(768, 77, bert), (1024, 2, bert)]
     for hidden, labels, expected in [(384, 2, bert), (512, 10, bert), (512, 11, larger), (384, 77, larger), *wide]:
         recipe = teacher_recipe(hidden, labels)
         assert (recipe.method, recipe.epochs, recipe.lr) == ("none", *expected)
-    student = TrainConfig()
-    assert (student.method, student.epochs, student.lr) == ("hidden", 5.0, 1e-4)

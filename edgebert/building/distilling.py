@@ -67,10 +67,11 @@ def train_stage(
 
     Raises UsageError where that was trained from something else.
     """
+    from edgebert.training.plan import settled
     from edgebert.training.processes import in_turn
     from edgebert.training.trainer import help_train, train
 
-    config = replace(config, data=data.digest, teacher=teacher.digest if teacher else "")
+    config = replace(settled(config, source), data=data.digest, teacher=teacher.digest if teacher else "")
     found = in_turn(lambda: Artifact.open(out) if out.exists() else None)
     if found is not None:
         _check_inputs(found, source, config)
@@ -201,20 +202,21 @@ def train_together(
 
     Each shares its layers with the deeper ones. Raises UsageError where one was trained from something else.
     """
+    from edgebert.training.plan import settled
     from edgebert.training.processes import in_turn
     from edgebert.training.trainer import train_exits, written
 
     def publish(source: Artifact, config: TrainConfig, out: Path) -> Manifest:
         return written(source, works[_depth(source)], out)
 
-    config = replace(config, data=data.digest, teacher=teacher.digest if teacher else "")
+    deepest = max(sources.values(), key=_depth)
+    config = replace(settled(config, deepest), data=data.digest, teacher=teacher.digest if teacher else "")
     found = in_turn(lambda: _opened(sources))
     for place, artifact in found.items():
         _check_inputs(artifact, sources[place], config)
     work /= "together"
     if len(found) < len(sources):
         log.info("training %s layers together", ", ".join(map(str, config.exits)))
-        deepest = max(sources.values(), key=_depth)
         works = train_exits(deepest, config, data=data, teacher=teacher, work=work)
     for place, source in sources.items():
         if place not in found and ranks.first():

@@ -75,7 +75,8 @@ def run(
     from edgebert.training.plan import TrainConfig
 
     chosen = {name: value for name, value in training.items() if value is not None}
-    shared = {name: value for name, value in chosen.items() if name not in ("method", "temperature", "alpha")}
+    own = ("method", "temperature", "alpha", "dropout")
+    shared = {name: value for name, value in chosen.items() if name not in own}
     request = FitRequest(
         model=model, data=data, folder=out, budget=limit, max_drop=max_drop, layers=layers, keep=keep,
         targets=target, precisions=precision, columns=columns, init_from=init_from, exhaustive=exhaustive,

@@ -295,6 +295,12 @@ def training(function: F) -> F:
                 help="Weight of the given labels beside the teacher's [default: 0.3].",
             ),
             click.option(
+                "--dropout",
+                type=click.FloatRange(0, 1, max_open=True),
+                default=None,
+                help="Share of values that training drops [default: 0; the checkpoint's own without a teacher].",
+            ),
+            click.option(
                 "--max-length",
                 type=count(3),
                 default=None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgebert.artifact import Architecture, Artifact, Manifest, problem_of, width_of
 from edgebert.errors import InputError, UsageError
@@ -26,10 +26,12 @@ from edgebert.training.targets import LABELLINGS, masked
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The settings of one training run; the defaults are the distillation recipe.
+    """The settings of one training run; the defaults are the distillation recipe, :func:`settled` fills in None.
 
     ``alpha`` weighs cross-entropy on the given labels beside the teacher's soft labels (T² · KL, counted
     once); without a teacher it has no effect. ``max_steps`` is a limit beside ``epochs``.
+    ``dropout`` is the share of values that training drops: none of them while a teacher is learned from, unless asked
+    for, and the checkpoint's own share (None to the end) where labels alone are.
     ``exits`` are the depths that are trained together, for a method that does so.
     ``data`` and ``teacher`` are digests, kept for the history.
     """
@@ -38,12 +40,13 @@ class TrainConfig:
     epochs: float = 5.0
     max_steps: int | None = None
     train_batch_size: int = 32
-    lr: float = 1e-4
+    lr: float | None = None
     temperature: float = 2.0
     alpha: float = 0.3
     hidden_weight: float = 1.0
     max_length: int = 128
     seed: int = 0
+    dropout: float | None = None
     exits: tuple[int, ...] = ()
     data: str = ""
     teacher: str = ""
@@ -58,6 +61,20 @@ def teacher_recipe(hidden: int, labels: int) -> TrainConfig:
     if hidden <= _NARROW and labels > _FEW:
         return TrainConfig(method="none", epochs=5.0, lr=2e-4)
     return TrainConfig(method="none", epochs=3.0, lr=5e-5)
+
+
+def settled(config: TrainConfig, source: Artifact) -> TrainConfig:
+    """The settings with a rate and a dropout, for the checkpoint that is trained, wherever they were not given.
+
+    docs/decisions/026-students-drop-nothing-and-take-larger-steps.md has the measurements.
+    """
+    lr, dropout = config.lr, config.dropout
+    if lr is None:
+        many = source.manifest.architecture.hidden <= _NARROW and len(source.manifest.labels) > _FEW
+        lr = 3e-4 if many else 1e-4
+    if dropout is None and method_named(config.method).needs_teacher:
+        dropout = 0.0
+    return replace(config, lr=lr, dropout=dropout)
 
 
 # Hidden width up to which an encoder counts as narrow, and labels up to which they are few.
@@ -100,6 +117,12 @@ class Plan:
     def kind(self) -> Kind:
         """The kind of labels that are learned."""
         return problem_of(self.source.manifest).data
+
+    @property
+    def rate(self) -> float:
+        """The peak learning rate; a plan's settings are settled."""
+        assert self.config.lr is not None
+        return self.config.lr
 
     @property
     def steps(self) -> int:
@@ -151,6 +174,7 @@ def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifa
     Raises UsageError for a setting that means nothing, InputError for what does not fit.
     """
     method = _checked_method(config, source, teacher)
+    config = settled(config, source)
     manifest = source.manifest
     matched = data if manifest.pooling else _labelled(data, manifest)
     problem = problem_of(manifest)
@@ -202,11 +226,13 @@ def check_settings(config: TrainConfig) -> Method:
     method = method_named(config.method)
     for name in ("epochs", "lr", "temperature", "train_batch_size", "max_length"):
         value = getattr(config, name)
-        if not 0 < value < math.inf:
+        if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{name} is {value}", f"--{name.replace('_', '-')}", "give more than 0")
     if not 0 <= config.alpha <= 1:
         raise UsageError(f"alpha is {config.alpha}", "--alpha", "give a number from 0 to 1")
     check_share(config.train_batch_size)
+    if config.dropout is not None and not 0 <= config.dropout < 1:
+        raise UsageError(f"dropout is {config.dropout}", "--dropout", "give a number from 0 to less than 1")
     if config.max_steps is not None and config.max_steps < 1:
         raise UsageError(f"max_steps is {config.max_steps}", "--max-steps", "give at least 1")
     if method.together != bool(config.exits):

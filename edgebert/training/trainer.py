@@ -30,6 +30,7 @@ from edgebert.tasks import TASKS
 from edgebert.training.batches import Indices, LengthGrouped, pad_id_of
 from edgebert.training.clock import Clock
 from edgebert.training.data import Data
+from edgebert.training.dropout import set_dropout
 from edgebert.training.exits import answers_of, depth_work, take_heads
 from edgebert.training.objectives.base import Batch, Weights, required
 from edgebert.training.objectives.losses import LOSSES
@@ -120,6 +121,8 @@ def _module_of(plan: Plan, teacher: Artifact | None) -> torch.nn.Module:
     module, ours = load_module(plan.source, for_training=True), plan.source.manifest
     if plan.method.together and teacher and teacher.manifest.architecture.family == ours.architecture.family:
         take_heads(module, load_module(teacher, for_training=True), FAMILIES[ours.architecture.family])
+    if plan.config.dropout is not None:
+        set_dropout(module, plan.config.dropout)
     return module
 
 
@@ -187,7 +190,7 @@ def _arguments(plan: Plan, work: Work) -> TrainingArguments:
         # Of all processes together: they share each batch.
         per_device_train_batch_size=plan.config.train_batch_size,
         accelerator_config={"split_batches": ranks.count() > 1},
-        learning_rate=plan.config.lr,
+        learning_rate=plan.rate,
         lr_scheduler_type="linear",
         warmup_steps=_WARM_UP,
         weight_decay=_WEIGHT_DECAY,

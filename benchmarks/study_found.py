@@ -1,0 +1,86 @@
+"""What the study found, by question: its rows, found by the runs they are of, and the latencies of its artifacts."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import study_rows
+from study_plan import CLASSIFIED, Run, distilled, teacher_of
+
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Points:
+    """A difference in points of the set's metric with its paired 95 % interval over the texts of test."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.1f} ({self.low:+.1f} to {self.high:+.1f})"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Rows by run and depth; ``latencies`` are milliseconds of one text, by set, precision and depth."""
+
+    rows: Mapping[tuple[str, int], Mapping[str, Any]]
+    latencies: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, rows: Path, latencies: Path) -> Found:
+        """What is in the files; a file that is not there holds nothing."""
+        known = {(row["run"], row["layers"]): row for row in study_rows.read(rows)}
+        return cls(known, json.loads(latencies.read_text("utf-8")) if latencies.exists() else {})
+
+    def row(self, run: Run, layers: int | None = None) -> Mapping[str, Any] | None:
+        """The row of a run, of several depths the one of so many layers."""
+        return self.rows.get((run.name, run.layers[0] if layers is None else layers))
+
+    def points(self, run: Run, layers: int | None = None) -> Points | None:
+        """How far a student is from its teacher, both in fp32."""
+        row = self.row(run, layers)
+        return Points(*row["points"]) if row else None
+
+    def rounded(self, run: Run) -> Points | None:
+        """How far int8 is from fp32."""
+        row = self.row(run)
+        return Points(*row["int8_points"]) if row and "int8_points" in row else None
+
+    def mean(self, of_set: Mapping[str, Points | None]) -> float | None:
+        """The mean over the five classified sets, or None where one is missing."""
+        values = [of_set.get(name) for name in CLASSIFIED]
+        return statistics.mean(one.value for one in values if one) if all(values) else None
+
+    def by_depth(self, layers: int) -> dict[str, Points | None]:
+        """The students of the recipe with so many layers, of every classified set."""
+        return {name: self.points(distilled(name, layers)) for name in CLASSIFIED}
+
+    def p50(self, name: str, precision: str, layers: int) -> float | None:
+        """Milliseconds of one text of a set's test at the median."""
+        return self.latencies.get(name, {}).get(precision, {}).get(str(layers))
+
+    def teacher(self, name: str) -> Mapping[str, Any] | None:
+        """The row of a set's teacher."""
+        return self.row(teacher_of(name))
+
+
+def cell(value: object) -> str:
+    """A value of a table; a mark for what is not there."""
+    if value is None:
+        return ABSENT
+    return f"{value:+.1f}" if isinstance(value, float) else str(value)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table of Markdown."""
+    lines = [f"| {' | '.join(heads)} |", f"|---{'|---' * (len(heads) - 1)}|"]
+    lines += [f"| {' | '.join(map(cell, row))} |" for row in rows]
+    return "\n".join(lines) + "\n"

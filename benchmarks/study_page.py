@@ -1,0 +1,171 @@
+"""docs/study.md and its pictures, from the committed rows and latencies: every number on the page is one of these.
+
+    python benchmarks/study_page.py [--rows docs/study/rows.jsonl] [--latencies docs/study/latencies.json] [--out docs]
+
+What the answers say in words is in `study_answers.py`. What is not measured yet is a dash, and listed at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import study_answers as answers
+import study_rows
+from study_found import Found, Points, table
+from study_plan import CUTS, DEPTHS, FULL, MIDDLE, NARROWED, SETS, SHAPES, Run, distilled, plan
+from study_plots import Series, bars, lines
+
+METHODS = ("none", "logits", "hidden", "elastic")
+POINTS = "points to the 6-layer teacher"
+
+
+def main() -> None:
+    """Write the page and its pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, default=study_rows.ROWS)
+    parser.add_argument("--latencies", type=Path, default=study_rows.ROWS.with_name("latencies.json"))
+    parser.add_argument("--out", type=Path, default=study_rows.ROWS.parent.parent)
+    asked = parser.parse_args()
+    found, pictures = Found.read(asked.rows, asked.latencies), asked.out / "study"
+    sections = (_needed, _cuts, _depth, _width, _rounded, _helped)
+    parts = [answers.head(found), *(section(found, pictures) for section in sections), _missing(found)]
+    (asked.out / "study.md").write_text("\n".join(parts), "utf-8")
+
+
+def by_method(method: str, data: str, layers: int) -> tuple[Run, int]:
+    """The run that trains a depth by a method, and the depth."""
+    if method == "elastic":
+        return Run(data, method, DEPTHS), layers
+    return Run(data, method, (layers,), "pre-trained" if method == "none" else "teacher"), layers
+
+
+def _needed(found: Found, pictures: Path) -> str:
+    def points(method: str, layers: int) -> dict[str, Points | None]:
+        return {data: found.points(*by_method(method, data, layers)) for data in SETS}
+
+    means = {method: {depth: found.mean(points(method, depth)) for depth in DEPTHS} for method in METHODS}
+    drawn = [_series(method, of_depth) for method, of_depth in means.items()]
+    lines(pictures / "methods.svg", [one for one in drawn if one.x], "layers", f"{POINTS}, mean of five sets")
+    summary = table(["layers", *METHODS], [[depth, *(means[m][depth] for m in METHODS)] for depth in DEPTHS])
+    rows = [[data, depth, *(points(m, depth)[data] for m in METHODS)] for data in SETS for depth in DEPTHS]
+    picture = "![Points to the teacher over layers, by method](study/methods.svg)\n"
+    return "\n".join([answers.needed(found, means), picture, summary, table(["set", "layers", *METHODS], rows)])
+
+
+def _cuts(found: Found, pictures: Path) -> str:
+    starts: dict[str, dict[str, Points | None]] = {
+        f"{keep}, fine-tuned": {data: found.points(Run(data, "hidden", (MIDDLE,), keep=keep)) for data in SETS}
+        for keep in CUTS
+    }
+    for start, name in (("pre-trained", "first, pre-trained"), ("scratch", "from scratch")):
+        starts[name] = {data: found.points(Run(data, "hidden", (MIDDLE,), start)) for data in SETS}
+    drawn = []
+    for name, of_set in starts.items():
+        known = [(number, points) for number, data in enumerate(SETS) if (points := of_set[data])]
+        drawn.append(
+            Series(name, [n for n, _ in known], [p.value for _, p in known], [(p.low, p.high) for _, p in known])
+        )
+    bars(pictures / "cuts.svg", SETS, drawn, POINTS)
+    rows = [[name, *of_set.values(), found.mean(of_set)] for name, of_set in starts.items()]
+    picture = "![Points to the teacher at three layers, by the layers kept](study/cuts.svg)\n"
+    return "\n".join([answers.cuts(found, starts), picture, table(["three layers", *SETS, "mean of five"], rows)])
+
+
+def _depth(found: Found, pictures: Path) -> str:
+    drawn = []
+    for data in SETS:
+        known = [(depth, found.p50(data, "int8", depth), _int8_points(found, data, depth)) for depth in (*DEPTHS, FULL)]
+        there = [(x, y, depth) for depth, x, y in known if x is not None and y is not None]
+        drawn.append(
+            Series(data, [x for x, _, _ in there], [y for _, y, _ in there], labels=[str(d) for _, _, d in there])
+        )
+    lines(pictures / "depth.svg", [one for one in drawn if one.x], "p50 latency of one text in int8, ms", POINTS)
+    rows = []
+    for depth in DEPTHS:
+        points = {data: found.points(distilled(data, depth)) for data in SETS}
+        rows.append([depth, *points.values(), found.mean(points)])
+    times = [
+        [precision, depth, *(_ms(found.p50(data, precision, depth)) for data in SETS)]
+        for precision in ("fp32", "int8")
+        for depth in (*DEPTHS, FULL)
+    ]
+    picture = "![Points to the teacher over latency, a line for each set, a mark for each depth](study/depth.svg)\n"
+    tables = [table(["layers", *SETS, "mean of five"], rows), table(["p50 ms of one text", "layers", *SETS], times)]
+    return "\n".join([answers.depth(found), picture, *tables])
+
+
+def _int8_points(found: Found, data: str, depth: int) -> float | None:
+    """int8 at a depth against the teacher in fp32."""
+    run = distilled(data, depth) if depth != FULL else None
+    row = found.row(run) if run else found.teacher(data)
+    return 100 * (row["int8"] - row["teacher"]) if row and "int8" in row else None
+
+
+def _ms(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2f}"
+
+
+def _width(found: Found, pictures: Path) -> str:
+    rows, drawn = [], []
+    for layers, ffn in SHAPES:
+        run = Run(NARROWED, "hidden", (layers,), "pre-trained", ffn=ffn)
+        points, row = found.points(run), found.row(run)
+        times = [found.p50(NARROWED, f"{precision} {layers}x{ffn}", layers) for precision in ("fp32", "int8")]
+        rows.append([f"{layers} x {ffn}", f"{row['parameters']:,}" if row else None, points, *map(_ms, times)])
+        if points and times[1] is not None:
+            drawn.append(Series(f"{layers} x {ffn}", [times[1]], [points.value], [(points.low, points.high)]))
+    if drawn:
+        lines(pictures / "width.svg", drawn, "p50 latency of one text in int8, ms", POINTS)
+    picture = "![Points to the teacher over latency, a mark for each shape](study/width.svg)\n"
+    heads = ["layers x feed-forward", "parameters", "points", "fp32 p50 ms", "int8 p50 ms"]
+    return "\n".join([answers.width(found), *([picture] if drawn else []), table(heads, rows)])
+
+
+def _rounded(found: Found, pictures: Path) -> str:
+    rows, drawn = [], []
+    for depth in (*DEPTHS, FULL):
+        points = {data: _rounded_at(found, data, depth) for data in SETS}
+        rows.append([depth, *points.values(), found.mean(points)])
+    for data in SETS:
+        known = [(depth, points) for depth in (*DEPTHS, FULL) if (points := _rounded_at(found, data, depth))]
+        drawn.append(Series(data, [d for d, _ in known], [p.value for _, p in known]))
+    lines(pictures / "int8.svg", [one for one in drawn if one.x], "layers", "points, int8 against fp32")
+    picture = "![Points of int8 against fp32 over layers, a line for each set](study/int8.svg)\n"
+    return "\n".join([answers.rounded(found), picture, table(["layers", *SETS, "mean of five"], rows)])
+
+
+def _rounded_at(found: Found, data: str, depth: int) -> Points | None:
+    row = found.row(distilled(data, depth)) if depth != FULL else found.teacher(data)
+    return Points(*row["int8_points"]) if row and "int8_points" in row else None
+
+
+def _helped(found: Found, pictures: Path) -> str:
+    """What was tried beside the recipe: every run with settings of its own, beside the recipe's."""
+    rows = []
+    for run in plan():
+        own = found.points(run)
+        if run.settings and own:
+            told = ", ".join(f"{name} {value:g}" for name, value in run.settings)
+            rows.append([told, run.data, run.layers[0], own, found.points(distilled(run.data, run.layers[0]))])
+    heads = ["instead of the recipe's", "set", "layers", "points", "points by the recipe"]
+    return "\n".join([answers.helped(found), table(heads, rows)])
+
+
+def _series(name: str, of_depth: Mapping[int, float | None]) -> Series:
+    known = [(depth, value) for depth, value in of_depth.items() if value is not None]
+    return Series(name, [x for x, _ in known], [y for _, y in known])
+
+
+def _missing(found: Found) -> str:
+    runs = plan()
+    missing = [run.name for run in runs if found.row(run) is None]
+    told = f"{len(runs) - len(missing)} of {len(runs)} runs are done."
+    if missing:
+        told += f" Not run: {', '.join(f'`{name}`' for name in missing)}."
+    return f"## What was not run\n\n{told} `make study` goes on with them.\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The study's trainings, in the order in which they are run: what `study.py` runs and `study_page.py` tells of.
+
+Each is named by what tells it from the others; a row of its results has the same name. Questions share trainings: the
+student of three layers that is distilled from hidden states is in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+CLASSIFIED = ("sst2_sent", "banking77", "clinc150", "qnli_small", "wnut17")
+ENCODED = "stsb"
+SETS = (*CLASSIFIED, ENCODED)
+FULL, DEPTHS, MIDDLE = 6, (1, 2, 3, 4, 5), 3
+CUTS = ("first", "last", "alternate", "symmetric", "auto")
+# The set on which width is weighed against depth, and the shapes: layers and feed-forward size. The first two pairs
+# have as many parameters in their layers (7.1 and 4.7 millions) but for attention, which each layer has whole.
+NARROWED = "sst2_sent"
+SHAPES = ((3, 1536), (6, 384), (4, 1536), (6, 768))
+FFN = 1536
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a student, or of several depths together, or of a set's teacher (method "none", all layers).
+
+    ``start`` is what its layers are before it: the fine-tuned "teacher"'s, the "pre-trained" ones or "scratch".
+    ``settings`` are what differs from the recipe of `edgebert distill`, as name and value.
+    """
+
+    data: str
+    method: str
+    layers: tuple[int, ...]
+    start: str = "teacher"
+    keep: str = "first"
+    ffn: int = FFN
+    seed: int = 0
+    settings: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What tells it from every other run, and is a file's name too."""
+        parts = [self.data, self.method, "l" + ".".join(map(str, self.layers)), self.start]
+        parts += [self.keep] if self.keep != "first" else []
+        parts += [f"ffn{self.ffn}"] if self.ffn != FFN else []
+        parts += [f"seed{self.seed}"] if self.seed else []
+        parts += [f"{name}{value:g}" for name, value in self.settings]
+        return "-".join(parts)
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether it is what the others of its set are compared with."""
+        return self.method == "none" and self.layers == (FULL,)
+
+
+def teacher_of(data: str) -> Run:
+    """The training of a set's teacher; of the sentence encoder nothing is trained."""
+    return Run(data, "none", (FULL,), "pre-trained")
+
+
+def plan() -> list[Run]:
+    """All runs, each once; those that most questions ask for come first."""
+    ordered = [teacher_of(data) for data in SETS]
+    ordered += [distilled(data, layers) for layers in (3, 1, 2) for data in SETS]
+    ordered += [*_methods(3), *_settings(), *_cuts(), *_methods(1)]
+    ordered += [Run(data, "elastic", DEPTHS) for data in SETS]
+    ordered += [distilled(data, layers) for layers in (5, 4) for data in SETS]
+    ordered += [*shaped(), *_methods(2), *_methods(5), *_methods(4)]
+    return list(dict.fromkeys(ordered))
+
+
+def distilled(data: str, layers: int, seed: int = 0) -> Run:
+    """A student by the recipe that `edgebert fit` uses."""
+    return Run(data, "hidden", (layers,), seed=seed)
+
+
+def _methods(layers: int) -> Iterator[Run]:
+    """Whether distillation is needed: without a teacher, and with its answers alone."""
+    for data in SETS:
+        if data != ENCODED:
+            yield Run(data, "none", (layers,), "pre-trained")
+        yield Run(data, "logits", (layers,))
+
+
+def _cuts() -> Iterator[Run]:
+    """Which layers can go, whether fine-tuned layers are a better start, and whether any layers are needed."""
+    for data in SETS:
+        yield Run(data, "hidden", (MIDDLE,), "pre-trained")
+        yield from (Run(data, "hidden", (MIDDLE,), keep=keep) for keep in CUTS[1:])
+        yield Run(data, "hidden", (MIDDLE,), "scratch")
+
+
+def shaped() -> list[Run]:
+    """Students of equal size, and of equal latency, of more layers or of wider ones."""
+    return [Run(NARROWED, "hidden", (layers,), "pre-trained", ffn=ffn) for layers, ffn in SHAPES]
+
+
+def _settings() -> Iterator[Run]:
+    """One setting of the recipe changed at a time: what the recipe is as it is for."""
+    changed = {
+        ("dropout", 0.1): [("sst2_sent", 3), ("sst2_sent", 1), ("banking77", 3), ("banking77", 1), ("wnut17", 3)],
+        ("lr", 1e-4): [("banking77", 3), ("banking77", 1), ("wnut17", 3), ("clinc150", 1)],
+        ("lr", 3e-4): [("sst2_sent", 1), ("qnli_small", 3), ("stsb", 3)],
+        ("epochs", 15): [("sst2_sent", 1), ("banking77", 1), ("qnli_small", 1), ("wnut17", 1), ("stsb", 1)],
+    }
+    for setting, students in changed.items():
+        yield from (Run(data, "hidden", (layers,), settings=(setting,)) for data, layers in students)

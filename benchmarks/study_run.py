@@ -1,0 +1,151 @@
+"""One training of the study in a process of its own: trained, judged on test in fp32 and int8, its rows printed.
+
+    python benchmarks/study_run.py FOLDER DATA NAME
+
+NAME is a run's of `study_plan.py`. FOLDER keeps the teachers, and the int8 artifacts that are timed afterwards.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from study_plan import DEPTHS, ENCODED, FFN, FULL, Run, distilled, plan, shaped, teacher_of
+
+from edgebert import build
+from edgebert.artifact import Artifact, problem_of
+from edgebert.judging.evaluate import evaluate
+from edgebert.judging.metrics import Metric, Scores, difference
+from edgebert.machine import environment
+from edgebert.runtimes.reference import open as open_torch
+from edgebert.runtimes.session import SessionConfig
+from edgebert.serving.model import Model, load
+from edgebert.serving.tokens import TextTokenizer
+from edgebert.shaping import sizes
+from edgebert.shaping.checkpoint import open_checkpoint, shape_of
+from edgebert.training.data import Data, match_labels, read
+from edgebert.training.plan import TrainConfig, teacher_recipe
+
+MODEL = "minilm"
+
+
+def main() -> None:
+    """Train and print one row for each depth, as JSON."""
+    folder, data, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    logging.getLogger("edgebert").setLevel(logging.ERROR)
+    (run,) = [one for one in plan() if one.name == name]
+    for row in rows(run, folder, data / run.data):
+        print(json.dumps(row), flush=True)
+
+
+def rows(run: Run, folder: Path, place: Path) -> Iterator[dict[str, Any]]:
+    """The results of a run, a row for each of its depths."""
+    work = folder / "work" / run.name
+    before = time.process_time()
+    made = [_teacher(run.data, folder, place)] if run.is_teacher else _students(run, folder, place, work)
+    seconds = time.process_time() - before
+    data = _in_terms_of(made[0], read(place))
+    teacher = _scores(open_checkpoint(str(_teacher(run.data, folder, place).path)), data)
+    for checkpoint in made:
+        yield _row(run, checkpoint, data, teacher) | {
+            "cpu_seconds": round(seconds),
+            **_rounded(run, checkpoint, folder, place),
+        }
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _teacher(name: str, folder: Path, place: Path) -> Artifact:
+    """What the set's students are distilled from, trained where it is missing; of the encoder, MiniLM itself."""
+    out = folder / "teachers" / name
+    if name == ENCODED:
+        return open_checkpoint(MODEL)
+    if not out.exists():
+        recipe = teacher_recipe(open_checkpoint(MODEL).manifest.architecture.hidden, len(read(place).labels))
+        work = folder / "work" / teacher_of(name).name
+        (made,) = build.distill(MODEL, place, [FULL], work, recipe)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made.path.rename(out)
+        shutil.rmtree(work)
+    return open_checkpoint(str(out))
+
+
+def _students(run: Run, folder: Path, place: Path, work: Path) -> list[Artifact]:
+    teacher, config = str(_teacher(run.data, folder, place).path), TrainConfig(method=run.method, seed=run.seed)
+    config = replace(config, **dict(run.settings))
+    start = _start(run, work, place)
+    if run.data == ENCODED:
+        teacher = MODEL
+    return build.distill(teacher, place, run.layers, work, config, keep=run.keep, init_from=start)
+
+
+def _start(run: Run, work: Path, place: Path) -> str | None:
+    """The checkpoint that a student's layers come from; None where it is the teacher."""
+    if run.start == "teacher":
+        return None
+    out = work / "from"
+    if run.start == "scratch" and not out.exists():
+        build.resize(MODEL, out, FULL, init="scratch", seed=run.seed)
+    elif run.ffn != FFN and not out.exists():
+        build.resize(MODEL, out, asked=build.Asked(ffn=run.ffn), data=place)
+    return str(out) if out.exists() else MODEL
+
+
+def _in_terms_of(checkpoint: Artifact, data: Data) -> Data:
+    manifest = checkpoint.manifest
+    return match_labels(data, manifest.labels, problem_of(manifest).data) or data
+
+
+def _row(run: Run, checkpoint: Artifact, data: Data, teacher: Scores) -> dict[str, Any]:
+    scores, facts = _scores(checkpoint, data), environment()
+    training = checkpoint.manifest.checks.get("training", {})
+    return {
+        "run": run.name, "layers": checkpoint.manifest.architecture.layers, "metric": scores.metric,
+        "fp32": _value(scores), "teacher": _value(teacher), "points": _points(difference(scores, teacher)),
+        "dev": training.get("value"), "best_step": training.get("step"), "texts": len(scores.rows),
+        "parameters": sizes.parameters(shape_of(checkpoint)),
+        "date": str(datetime.datetime.now(datetime.UTC).date()), "cpu": facts["cpu"], "versions": facts["versions"],
+    }  # fmt: skip
+
+
+def _rounded(run: Run, checkpoint: Artifact, folder: Path, place: Path) -> dict[str, Any]:
+    """What int8 costs; asked of the teacher, of the depths by the recipe and of the shapes alone."""
+    if run not in (teacher_of(run.data), *(distilled(run.data, depth) for depth in DEPTHS), *shaped()):
+        return {}
+    data, out = _in_terms_of(checkpoint, read(place)), folder / "artifacts" / run.name
+    shutil.rmtree(out, ignore_errors=True)
+    exact, rounded = build.export(str(checkpoint.path), precision=["fp32", "int8"], data=place, out=out)
+    found = [_judged(load(artifact.path), data) for artifact in (exact, rounded)]
+    return {
+        "int8": _value(found[1]), "int8_points": _points(difference(found[1], found[0])),
+        "scheme": rounded.manifest.needs["scheme"],
+    }  # fmt: skip
+
+
+def _scores(checkpoint: Artifact, data: Data) -> Scores:
+    return _judged(Model(checkpoint, open_torch(checkpoint, SessionConfig()), TextTokenizer(checkpoint)), data)
+
+
+def _judged(opened: Model, data: Data) -> Scores:
+    with opened as model:
+        return evaluate(model, data.test)
+
+
+def _value(scores: Scores) -> float:
+    return round(scores.metric_value().value, 5)
+
+
+def _points(gap: Metric) -> list[float]:
+    """A difference and its paired interval in points."""
+    return [round(100 * value, 3) for value in (gap.value, gap.low, gap.high)]
+
+
+if __name__ == "__main__":
+    main()

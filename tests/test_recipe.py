@@ -1,0 +1,62 @@
+"""A student drops nothing, a teacher what its checkpoint says; and steps are as large as the labels are many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from edgebert.errors import UsageError
+from edgebert.shaping.checkpoint import load_module, open_checkpoint
+from edgebert.training.dropout import set_dropout
+from edgebert.training.plan import TrainConfig, check_settings, settled, teacher_recipe
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("task", [tiny.TASKS[0], "token-classification"])
+def test_no_share_makes_training_answers_repeat(family: str, task: str, tmp_path: Path) -> None:
+    module: Any = load_module(open_checkpoint(str(tiny.checkpoint(tmp_path, family, task))), for_training=True).train()
+    kept = module.config.to_dict()
+    inputs = {"input_ids": torch.arange(5, 13)[None], "attention_mask": torch.ones(1, 8, dtype=torch.int64)}
+
+    def answers() -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [module(**inputs).logits for _ in range(2)]
+
+    first, again = answers()
+    assert not torch.equal(first, again), "the tiny models drop a tenth"
+    set_dropout(module, 0.0)
+    first, again = answers()
+    assert torch.equal(first, again)
+    set_dropout(module, 0.5)
+    first, again = answers()
+    assert not torch.equal(first, again)
+    assert module.config.to_dict() == kept
+
+
+def test_who_drops_and_at_which_rate(tmp_path: Path) -> None:
+    few, many = (
+        tiny.checkpoint(tmp_path / "few"),
+        tiny.checkpoint(tmp_path / "many", labels=[str(i) for i in range(11)]),
+    )
+    wide = tiny.checkpoint(tmp_path / "wide", labels=[str(i) for i in range(11)], size=tiny.Size(hidden=520, heads=4))
+    sources = [open_checkpoint(str(place)) for place in (few, many, wide)]
+
+    def filled(config: TrainConfig) -> list[tuple[float | None, float | None]]:
+        return [(one.lr, one.dropout) for one in (settled(config, source) for source in sources)]
+
+    assert filled(TrainConfig()) == [(1e-4, 0.0), (3e-4, 0.0), (1e-4, 0.0)]
+    assert filled(TrainConfig(method="none")) == [(1e-4, None), (3e-4, None), (1e-4, None)]
+    assert filled(TrainConfig(method="none", dropout=0.0, lr=1.0)) == [(1.0, 0.0)] * 3
+    assert filled(TrainConfig(dropout=0.2, lr=2.0)) == [(2.0, 0.2)] * 3
+    assert settled(settled(TrainConfig(), sources[1]), sources[0]).lr == 3e-4, "what is settled stays"
+    assert filled(teacher_recipe(384, 77)) == [(2e-4, None)] * 3
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1, float("nan")])
+def test_a_share_that_means_nothing_is_refused(share: float) -> None:
+    with pytest.raises(UsageError, match="dropout is"):
+        check_settings(TrainConfig(dropout=share))

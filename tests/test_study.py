@@ -1,0 +1,126 @@
+"""The study's plan, its runner, one of its trainings on a tiny model, and the page that its rows give."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from commands import ROOT
+
+sys.path.append(str(ROOT / "benchmarks"))
+study, study_page, study_plan, study_rows, study_run = (
+    importlib.import_module(name) for name in ("study", "study_page", "study_plan", "study_rows", "study_run")
+)
+
+FAKE = """
+import json, sys
+name = sys.argv[3]
+if "wnut17" in name:
+    raise SystemExit("too hot")
+print("noise")
+print(json.dumps({"run": name, "layers": 3, "points": [-1.0, -2.0, 0.0], "cpu_seconds": 5}))
+"""
+
+
+def test_every_run_has_a_name_of_its_own() -> None:
+    runs = study_plan.plan()
+    assert len({run.name for run in runs}) == len(runs)
+    assert {run.data for run in runs} == set(study_plan.SETS)
+    assert [run.is_teacher for run in runs[:6]] == [True] * 6
+    assert not any(run.is_teacher for run in runs[6:])
+
+
+def test_the_pages_questions_ask_for_runs_of_the_plan() -> None:
+    runs = study_plan.plan()
+    for method in study_page.METHODS:
+        for data in study_plan.CLASSIFIED:
+            assert all(study_page.by_method(method, data, depth)[0] in runs for depth in study_plan.DEPTHS)
+    assert set(study_plan.shaped()) <= set(runs)
+
+
+def row(run: Any, layers: int, points: float) -> dict[str, Any]:
+    return {
+        "run": run.name, "layers": layers, "metric": "accuracy", "fp32": 0.8, "teacher": 0.82, "texts": 100,
+        "points": [points, points - 1, points + 1], "dev": 0.8, "best_step": 10, "parameters": 1000 * layers,
+        "date": "2026-01-02", "cpu": "Some CPU", "versions": {"torch": "2", "transformers": "5"}, "cpu_seconds": 36,
+        "int8": 0.79, "int8_points": [-0.5, -1.0, 0.0], "scheme": "static",
+    }  # fmt: skip
+
+
+def test_the_page_is_made_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [run for run in study_plan.plan() if run.data != "wnut17"]
+    made = [row(run, layers, -layers / 8) for run in runs for layers in run.layers]
+    made += [row(study_plan.distilled("wnut17", 2), 2, -2.25)]
+    study_rows.append(tmp_path / "rows.jsonl", made)
+    times = {"sst2_sent": {"fp32": {"3": 2.0}, "int8": {"3": 1.125, "6": 2.25}, "int8 3x1536": {"3": 1.5}}}
+    (tmp_path / "latencies.json").write_text(json.dumps(times))
+    command = ["study_page.py", "--rows", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*command, "--latencies", str(tmp_path / "latencies.json")])
+    study_page.main()
+    page = (tmp_path / "study.md").read_text("utf-8")
+    # Two layers are the only depth that all five sets have: (4 x -0.25 - 2.25) / 5.
+    assert "2 layers -0.7 (aim -1.5: reached)" in page
+    assert "| 3 | -0.4 (-1.4 to +0.6) |" in page
+    assert "1.12" in page
+    assert "`wnut17-elastic-l1.2.3.4.5-teacher`" in page
+    for name in ("methods", "cuts", "depth", "width", "int8"):
+        assert "</svg>" in (tmp_path / "study" / f"{name}.svg").read_text("utf-8")
+        assert f"(study/{name}.svg)" in page
+
+
+def test_the_committed_page_is_what_the_committed_rows_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["study_page.py", "--out", str(tmp_path)])
+    study_page.main()
+    assert (tmp_path / "study.md").read_text("utf-8") == (ROOT / "docs" / "study.md").read_text("utf-8")
+
+
+def test_what_is_done_is_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study_run.py").write_text(FAKE)
+    monkeypatch.setattr(study, "HERE", tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    command = ["study.py", str(tmp_path), str(tmp_path), "--rows", str(rows), "--only", "hidden-l3-teacher-alternate"]
+
+    def ran(*more: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", [*command, *more])
+        with pytest.raises(SystemExit) as ended:
+            study.main()
+        # One of six fails, says why, and holds up none of the others.
+        assert ended.value.code == 1
+        error = capsys.readouterr().err
+        assert "wnut17-hidden-l3-teacher-alternate failed" in error
+        assert "too hot" in error
+        return [one["run"] for one in study_rows.read(rows)]
+
+    found = ran()
+    assert len(found) == len(set(found)) == 5
+    assert ran() == found
+    monkeypatch.setattr(sys, "argv", [*command, "--minutes", "0"])
+    with pytest.raises(SystemExit) as ended:
+        study.main()
+    assert ended.value.code == 0
+
+
+def test_one_training_is_judged_beside_its_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_run, "MODEL", str(tiny.checkpoint(tmp_path / "model", layers=6)))
+    place = tiny.labelled(tmp_path / "sst2_sent")
+    few = (("max_steps", 2),)
+    run = study_plan.Run("sst2_sent", "elastic", (1, 2), settings=few)
+    found = list(study_run.rows(run, tmp_path / "out", place))
+    assert [one["layers"] for one in found] == [1, 2]
+    assert all(one["run"] == run.name and len(one["points"]) == 3 and "int8" not in one for one in found)
+    teacher = tmp_path / "out" / "teachers" / "sst2_sent"
+    before = (teacher / "model.safetensors").stat()
+    for start, ffn in (("scratch", study_plan.FFN), ("pre-trained", 64)):
+        run = study_plan.Run("sst2_sent", "hidden", (1,), start, ffn=ffn, settings=few)
+        (one,) = study_run.rows(run, tmp_path / "out", place)
+        assert one["teacher"] == found[0]["teacher"]
+        assert one["fp32"] - one["teacher"] == pytest.approx(one["points"][0] / 100, abs=1e-4)
+    assert (teacher / "model.safetensors").stat() == before
+    assert not any((tmp_path / "out" / "work").iterdir())
