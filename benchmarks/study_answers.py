@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from study_found import Found, Points
-from study_plan import CLASSIFIED, DEPTHS, ENCODED, FULL, distilled
+from study_plan import CLASSIFIED, DEPTHS, ENCODED, FULL, ROUNDED, distilled
 
 # Points below the teacher that the mean of the classified sets, and of the encoder, should not pass.
 AIMS, ENCODER_AIM = {3: 0.5, 2: 1.5, 1: 4.0}, 1.5
@@ -96,7 +96,7 @@ def width(found: Found) -> str:
 
 def rounded(found: Found) -> str:
     """Question 5."""
-    means = {k: found.mean({name: found.rounded(distilled(name, k)) for name in CLASSIFIED}) for k in DEPTHS}
+    means = {k: found.mean({name: found.rounded(distilled(name, k)) for name in CLASSIFIED}) for k in ROUNDED}
     told = ", ".join(f"{layers} layers {_points(value)}" for layers, value in means.items())
     return f"""## 5. Does int8 cost shallow models more?
 

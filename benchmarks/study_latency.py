@@ -17,7 +17,7 @@ from typing import Any
 
 import study_rows
 from serving_places import SHARED
-from study_plan import DEPTHS, NARROWED, SETS, Run, distilled, shaped, teacher_of
+from study_plan import NARROWED, ROUNDED, SETS, Run, distilled, shaped, teacher_of
 
 from edgebert.artifact import Artifact
 from edgebert.errors import EdgebertError
@@ -71,7 +71,7 @@ def _measured(name: str, asked: argparse.Namespace) -> dict[str, Any]:
 
 def _artifacts(name: str, folder: Path) -> Iterator[tuple[Run, Artifact]]:
     """What was kept of a set, with the run it is of."""
-    runs = [teacher_of(name), *(distilled(name, depth) for depth in DEPTHS), *(shaped() if name == NARROWED else [])]
+    runs = [teacher_of(name), *(distilled(name, depth) for depth in ROUNDED), *(shaped() if name == NARROWED else [])]
     for run in runs:
         for place in sorted((folder / run.name).glob("*")):
             yield run, Artifact.open(place)

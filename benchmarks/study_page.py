@@ -14,7 +14,7 @@ from pathlib import Path
 import study_answers as answers
 import study_rows
 from study_found import Found, Points, table
-from study_plan import CUTS, DEPTHS, FULL, MIDDLE, NARROWED, SETS, SHAPES, Run, distilled, plan
+from study_plan import CUTS, DEPTHS, FULL, MIDDLE, NARROWED, ROUNDED, SETS, SHAPES, Run, distilled, plan
 from study_plots import Series, bars, lines
 
 METHODS = ("none", "logits", "hidden", "elastic")
@@ -76,7 +76,8 @@ def _cuts(found: Found, pictures: Path) -> str:
 def _depth(found: Found, pictures: Path) -> str:
     drawn = []
     for data in SETS:
-        known = [(depth, found.p50(data, "int8", depth), _int8_points(found, data, depth)) for depth in (*DEPTHS, FULL)]
+        timed = (*ROUNDED, FULL)
+        known = [(depth, found.p50(data, "int8", depth), _int8_points(found, data, depth)) for depth in timed]
         there = [(x, y, depth) for depth, x, y in known if x is not None and y is not None]
         drawn.append(
             Series(data, [x for x, _, _ in there], [y for _, y, _ in there], labels=[str(d) for _, _, d in there])
@@ -89,7 +90,7 @@ def _depth(found: Found, pictures: Path) -> str:
     times = [
         [precision, depth, *(_ms(found.p50(data, precision, depth)) for data in SETS)]
         for precision in ("fp32", "int8")
-        for depth in (*DEPTHS, FULL)
+        for depth in (*ROUNDED, FULL)
     ]
     picture = "![Points to the teacher over latency, a line for each set, a mark for each depth](study/depth.svg)\n"
     tables = [table(["layers", *SETS, "mean of five"], rows), table(["p50 ms of one text", "layers", *SETS], times)]
@@ -125,11 +126,11 @@ def _width(found: Found, pictures: Path) -> str:
 
 def _rounded(found: Found, pictures: Path) -> str:
     rows, drawn = [], []
-    for depth in (*DEPTHS, FULL):
+    for depth in (*ROUNDED, FULL):
         points = {data: _rounded_at(found, data, depth) for data in SETS}
         rows.append([depth, *points.values(), found.mean(points)])
     for data in SETS:
-        known = [(depth, points) for depth in (*DEPTHS, FULL) if (points := _rounded_at(found, data, depth))]
+        known = [(depth, points) for depth in (*ROUNDED, FULL) if (points := _rounded_at(found, data, depth))]
         drawn.append(Series(data, [d for d, _ in known], [p.value for _, p in known]))
     lines(pictures / "int8.svg", [one for one in drawn if one.x], "layers", "points, int8 against fp32")
     picture = "![Points of int8 against fp32 over layers, a line for each set](study/int8.svg)\n"

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from study_plan import DEPTHS, ENCODED, FFN, FULL, Run, distilled, plan, shaped, teacher_of
+from study_plan import ENCODED, FFN, FULL, ROUNDED, Run, distilled, plan, shaped, teacher_of
 
 from edgebert import build
 from edgebert.artifact import Artifact, problem_of
@@ -117,7 +117,7 @@ def _row(run: Run, checkpoint: Artifact, data: Data, teacher: Scores) -> dict[st
 
 def _rounded(run: Run, checkpoint: Artifact, folder: Path, place: Path) -> dict[str, Any]:
     """What int8 costs; asked of the teacher, of the depths by the recipe and of the shapes alone."""
-    if run not in (teacher_of(run.data), *(distilled(run.data, depth) for depth in DEPTHS), *shaped()):
+    if run not in (teacher_of(run.data), *(distilled(run.data, depth) for depth in ROUNDED), *shaped()):
         return {}
     data, out = _in_terms_of(checkpoint, read(place)), folder / "artifacts" / run.name
     shutil.rmtree(out, ignore_errors=True)
