@@ -102,6 +102,7 @@ $(PEERS)/%/.ready: benchmarks/cpu/%.txt
 # Where it was cut off it goes on; timing what it kept, and the page, are for an idle machine afterwards.
 study: setup ## train what the study has no rows of yet, time its artifacts, write docs/study.md (STUDY_ARGS="--minutes 60")
 	@$(PY) benchmarks/study.py $(STUDY_ARGS)
+	@$(PY) benchmarks/study_int8.py
 	@$(PY) benchmarks/study_latency.py
 	@$(PY) benchmarks/study_page.py
 

@@ -4,8 +4,8 @@
 
 Runs what `study_plan.py` lists and no row is there for, each in a process of its own with one thread, as many at a
 time as there are processors: two trainings of one thread each are half as fast again as two, one after the other, of
-two threads. A run that was cut off goes on; a row is written when its run is done. FOLDER keeps teachers and int8
-artifacts. `study_latency.py` times these, `study_page.py` writes the page.
+two threads. A run that was cut off goes on; a row is written when its run is done. FOLDER keeps teachers and some
+students: `study_int8.py` exports and judges these, `study_latency.py` times them, `study_page.py` writes the page.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="runs whose names hold this")
     parser.add_argument("--minutes", type=float, help="begin no run after so many")
     asked = parser.parse_args()
-    done = {row["run"] for row in study_rows.read(asked.rows)}
+    done = {row["run"] for row in study_rows.read(asked.rows) if "fp32" in row}
     missing = [run for run in plan() if asked.only in run.name and run.name not in done]
     print(f"{len(done)} runs done, {len(missing)} to do", file=sys.stderr)
     runner = _Runner(asked.folder, asked.data, asked.rows, asked.minutes)

@@ -37,7 +37,10 @@ class Found:
     @classmethod
     def read(cls, rows: Path, latencies: Path) -> Found:
         """What is in the files; a file that is not there holds nothing."""
-        known = {(row["run"], row["layers"]): row for row in study_rows.read(rows)}
+        known: dict[tuple[str, int], dict[str, Any]] = {}
+        # What int8 costs is a row of its own.
+        for row in study_rows.read(rows):
+            known.setdefault((row["run"], row["layers"]), {}).update(row)
         return cls(known, json.loads(latencies.read_text("utf-8")) if latencies.exists() else {})
 
     def row(self, run: Run, layers: int | None = None) -> Mapping[str, Any] | None:

@@ -1,4 +1,4 @@
-"""How long one text takes at each depth: the artifacts that `study.py` kept, timed in turn. For an idle machine.
+"""How long one text takes at each depth: the artifacts that `study_int8.py` made, timed in turn. For an idle machine.
 
     python benchmarks/study_latency.py [FOLDER [DATA]] [--sets sst2_sent,...] [--threads 1] [--rounds 10]
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import study_rows
 from serving_places import SHARED
-from study_plan import NARROWED, ROUNDED, SETS, Run, distilled, shaped, teacher_of
+from study_plan import SETS, Run, rounded_runs, shaped
 
 from edgebert.artifact import Artifact
 from edgebert.errors import EdgebertError
@@ -71,9 +71,8 @@ def _measured(name: str, asked: argparse.Namespace) -> dict[str, Any]:
 
 def _artifacts(name: str, folder: Path) -> Iterator[tuple[Run, Artifact]]:
     """What was kept of a set, with the run it is of."""
-    runs = [teacher_of(name), *(distilled(name, depth) for depth in ROUNDED), *(shaped() if name == NARROWED else [])]
-    for run in runs:
-        for place in sorted((folder / run.name).glob("*")):
+    for run in rounded_runs():
+        for place in sorted((folder / run.name).glob("*")) if run.data == name else ():
             yield run, Artifact.open(place)
 
 

@@ -77,6 +77,12 @@ def distilled(data: str, layers: int, seed: int = 0) -> Run:
     return Run(data, "hidden", (layers,), seed=seed)
 
 
+def rounded_runs() -> list[Run]:
+    """The runs whose result is also judged in int8, and timed."""
+    students = [distilled(data, layers) for data in SETS for layers in ROUNDED]
+    return [*(teacher_of(data) for data in SETS), *students, *shaped()]
+
+
 def _methods(layers: int) -> Iterator[Run]:
     """Whether distillation is needed: without a teacher, and with its answers alone."""
     for data in SETS:

@@ -1,8 +1,9 @@
-"""One training of the study in a process of its own: trained, judged on test in fp32 and int8, its rows printed.
+"""One training of the study in a process of its own: trained, judged on test in fp32, its rows printed.
 
     python benchmarks/study_run.py FOLDER DATA NAME
 
-NAME is a run's of `study_plan.py`. FOLDER keeps the teachers, and the int8 artifacts that are timed afterwards.
+NAME is a run's of `study_plan.py`. FOLDER keeps the teachers, and the students
+whose int8 is asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from study_plan import ENCODED, FFN, FULL, ROUNDED, Run, distilled, plan, shaped, teacher_of
+from study_plan import ENCODED, FFN, FULL, Run, plan, rounded_runs, teacher_of
 
 from edgebert import build
 from edgebert.artifact import Artifact, problem_of
@@ -27,7 +28,7 @@ from edgebert.judging.metrics import Metric, Scores, difference
 from edgebert.machine import environment
 from edgebert.runtimes.reference import open as open_torch
 from edgebert.runtimes.session import SessionConfig
-from edgebert.serving.model import Model, load
+from edgebert.serving.model import Model
 from edgebert.serving.tokens import TextTokenizer
 from edgebert.shaping import sizes
 from edgebert.shaping.checkpoint import open_checkpoint, shape_of
@@ -50,19 +51,25 @@ def rows(run: Run, folder: Path, place: Path) -> Iterator[dict[str, Any]]:
     """The results of a run, a row for each of its depths."""
     work = folder / "work" / run.name
     before = time.process_time()
-    made = [_teacher(run.data, folder, place)] if run.is_teacher else _students(run, folder, place, work)
+    made = [teacher_checkpoint(run.data, folder, place)] if run.is_teacher else _students(run, folder, place, work)
     seconds = time.process_time() - before
-    data = _in_terms_of(made[0], read(place))
-    teacher = _scores(open_checkpoint(str(_teacher(run.data, folder, place).path)), data)
+    data = in_terms_of(made[0], read(place))
+    teacher = _scores(open_checkpoint(str(teacher_checkpoint(run.data, folder, place).path)), data)
     for checkpoint in made:
-        yield _row(run, checkpoint, data, teacher) | {
-            "cpu_seconds": round(seconds),
-            **_rounded(run, checkpoint, folder, place),
-        }
+        yield _row(run, checkpoint, data, teacher) | {"cpu_seconds": round(seconds)}
+    if run in rounded_runs() and not run.is_teacher:
+        _keep(made[0], folder / "students" / run.name)
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _teacher(name: str, folder: Path, place: Path) -> Artifact:
+def _keep(checkpoint: Artifact, place: Path) -> None:
+    """Keep a student for `study_int8.py`."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.path.rename(place)
+
+
+def teacher_checkpoint(name: str, folder: Path, place: Path) -> Artifact:
     """What the set's students are distilled from, trained where it is missing; of the encoder, MiniLM itself."""
     out = folder / "teachers" / name
     if name == ENCODED:
@@ -78,8 +85,8 @@ def _teacher(name: str, folder: Path, place: Path) -> Artifact:
 
 
 def _students(run: Run, folder: Path, place: Path, work: Path) -> list[Artifact]:
-    teacher, config = str(_teacher(run.data, folder, place).path), TrainConfig(method=run.method, seed=run.seed)
-    config = replace(config, **dict(run.settings))
+    teacher = str(teacher_checkpoint(run.data, folder, place).path)
+    config = replace(TrainConfig(method=run.method, seed=run.seed), **dict(run.settings))
     start = _start(run, work, place)
     if run.data == ENCODED:
         teacher = MODEL
@@ -98,7 +105,8 @@ def _start(run: Run, work: Path, place: Path) -> str | None:
     return str(out) if out.exists() else MODEL
 
 
-def _in_terms_of(checkpoint: Artifact, data: Data) -> Data:
+def in_terms_of(checkpoint: Artifact, data: Data) -> Data:
+    """The data in a checkpoint's labels."""
     manifest = checkpoint.manifest
     return match_labels(data, manifest.labels, problem_of(manifest).data) or data
 
@@ -108,41 +116,29 @@ def _row(run: Run, checkpoint: Artifact, data: Data, teacher: Scores) -> dict[st
     training = checkpoint.manifest.checks.get("training", {})
     return {
         "run": run.name, "layers": checkpoint.manifest.architecture.layers, "metric": scores.metric,
-        "fp32": _value(scores), "teacher": _value(teacher), "points": _points(difference(scores, teacher)),
+        "fp32": value(scores), "teacher": value(teacher), "points": points(difference(scores, teacher)),
         "dev": training.get("value"), "best_step": training.get("step"), "texts": len(scores.rows),
         "parameters": sizes.parameters(shape_of(checkpoint)),
         "date": str(datetime.datetime.now(datetime.UTC).date()), "cpu": facts["cpu"], "versions": facts["versions"],
     }  # fmt: skip
 
 
-def _rounded(run: Run, checkpoint: Artifact, folder: Path, place: Path) -> dict[str, Any]:
-    """What int8 costs; asked of the teacher, of the depths by the recipe and of the shapes alone."""
-    if run not in (teacher_of(run.data), *(distilled(run.data, depth) for depth in ROUNDED), *shaped()):
-        return {}
-    data, out = _in_terms_of(checkpoint, read(place)), folder / "artifacts" / run.name
-    shutil.rmtree(out, ignore_errors=True)
-    exact, rounded = build.export(str(checkpoint.path), precision=["fp32", "int8"], data=place, out=out)
-    found = [_judged(load(artifact.path), data) for artifact in (exact, rounded)]
-    return {
-        "int8": _value(found[1]), "int8_points": _points(difference(found[1], found[0])),
-        "scheme": rounded.manifest.needs["scheme"],
-    }  # fmt: skip
-
-
 def _scores(checkpoint: Artifact, data: Data) -> Scores:
-    return _judged(Model(checkpoint, open_torch(checkpoint, SessionConfig()), TextTokenizer(checkpoint)), data)
+    return judged(Model(checkpoint, open_torch(checkpoint, SessionConfig()), TextTokenizer(checkpoint)), data)
 
 
-def _judged(opened: Model, data: Data) -> Scores:
+def judged(opened: Model, data: Data) -> Scores:
+    """What an opened model's metric on test is computed from."""
     with opened as model:
         return evaluate(model, data.test)
 
 
-def _value(scores: Scores) -> float:
+def value(scores: Scores) -> float:
+    """The metric, as rows have it."""
     return round(scores.metric_value().value, 5)
 
 
-def _points(gap: Metric) -> list[float]:
+def points(gap: Metric) -> list[float]:
     """A difference and its paired interval in points."""
     return [round(100 * value, 3) for value in (gap.value, gap.low, gap.high)]
 
