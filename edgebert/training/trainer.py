@@ -36,6 +36,7 @@ from edgebert.training.objectives.base import Batch, Weights, required
 from edgebert.training.objectives.losses import LOSSES
 from edgebert.training.plan import Plan, TrainConfig, make_plan, metric_of
 from edgebert.training.processes import average_gradients, in_turn
+from edgebert.training.table import train_used_rows
 from edgebert.training.targets import LABELLINGS, Answered, surest
 from edgebert.training.teacher import Inputs, LiveTargets, Targets, keep, may_keep, no_targets
 from edgebert.training.work import Work
@@ -123,6 +124,8 @@ def _module_of(plan: Plan, teacher: Artifact | None) -> torch.nn.Module:
         take_heads(module, load_module(teacher, for_training=True), FAMILIES[ours.architecture.family])
     if plan.config.dropout is not None:
         set_dropout(module, plan.config.dropout)
+    if TASKS[ours.task].head != "vocabulary":
+        train_used_rows(module, (row.ids for row in plan.collate.rows), pad_id_of(module))
     return module
 
 
@@ -143,7 +146,8 @@ def written(source: Artifact, work: Work, out: Path) -> Manifest:
 
 
 def _bytes_on_disk(plan: Plan, module: torch.nn.Module) -> int:
-    weights = 4 * sum(parameter.numel() for parameter in module.parameters())
+    # Not of the parameters: the table of words is saved whole.
+    weights = sum(int(tensor.nbytes) for tensor in module.state_dict().values())
     models = _MODELS_ON_DISK + len(plan.config.exits)
     return models * weights + (plan.inner_bytes() if _keeps_hidden(plan) else 0)
 
