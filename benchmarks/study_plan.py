@@ -117,7 +117,14 @@ def _settings() -> Iterator[Run]:
         ("dropout", 0.1): [("sst2_sent", 3), ("sst2_sent", 1), ("banking77", 3), ("banking77", 1), ("wnut17", 3)],
         ("lr", 1e-4): [("banking77", 3), ("banking77", 1), ("wnut17", 3), ("clinc150", 1)],
         ("lr", 3e-4): [("sst2_sent", 1), ("qnli_small", 3), ("stsb", 3)],
-        ("epochs", 15): [("sst2_sent", 1), ("banking77", 1), ("qnli_small", 1), ("wnut17", 1), ("stsb", 1)],
+        ("epochs", 15): [
+            ("wnut17", 3),
+            ("sst2_sent", 1),
+            ("banking77", 1),
+            ("qnli_small", 3),
+            ("wnut17", 1),
+            ("stsb", 1),
+        ],
     }
     for setting, students in changed.items():
         yield from (Run(data, "hidden", (layers,), settings=(setting,)) for data, layers in students)
