@@ -21,7 +21,7 @@ from edgebert.choosing.workshop import Workshop
 from edgebert.families import FAMILIES
 from edgebert.shaping.checkpoint import load_module, open_checkpoint
 from edgebert.shaping.depth import TruncateConfig, truncate
-from edgebert.training.exits import Exits
+from edgebert.training.exits import Exits, balanced
 from edgebert.training.objectives.base import Outputs
 from edgebert.training.plan import TrainConfig
 from edgebert.training.teacher import forward
@@ -130,14 +130,15 @@ def test_each_depth_keeps_the_weights_that_did_best(
 ) -> None:
     with caplog.at_level(logging.INFO, "edgebert"):
         made = build.distill(str(teacher), data, [1, 3], tmp_path / "out", QUICK)
-    lines = [line for line in caplog.messages if line.startswith("1 layers ")]
-    assert len(lines) == 3
+    lines = [line for line in caplog.messages if " layers " in line and line[0].isdigit()]
+    # Most of the epochs together, then each alone; the deeper depth is the second column of the former.
+    both, alone = [line for line in lines if ", " in line], [line for line in lines if ", " not in line]
+    assert len(both) == 3
+    assert [line[0] for line in alone] == ["1", "3"]
     for artifact, column in zip(made, (0, 1), strict=True):
-        values = [float(line.split(", ")[column].split()[-1]) for line in lines]
-        training = artifact.manifest.checks["training"]
-        assert training["value"] == pytest.approx(max(values), abs=1e-4)
-        steps = [6 * (epoch + 1) for epoch, value in enumerate(values) if value == max(values)]
-        assert training["step"] in steps
+        values = [float(line.split(", ")[column].split()[-1]) for line in both]
+        values.append(float(alone[column].split()[-1]))
+        assert artifact.manifest.checks["training"]["value"] == pytest.approx(max(values), abs=1e-4)
 
 
 class Interrupter(logging.Handler):
@@ -150,7 +151,7 @@ class Interrupter(logging.Handler):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("line", ["epoch 2:", "epoch 3:"])
+@pytest.mark.parametrize("line", ["epoch 2:", "training 1 layers alone", "training 2 layers alone"])
 def test_an_interrupted_run_ends_as_one_that_was_not(line: str, teacher: Path, data: Path, tmp_path: Path) -> None:
     whole = build.distill(str(teacher), data, [1, 2], tmp_path / "whole", QUICK)
     log, handler = logging.getLogger("edgebert"), Interrupter(line)
@@ -168,14 +169,14 @@ def test_an_interrupted_run_ends_as_one_that_was_not(line: str, teacher: Path, d
     assert [one.manifest.checks for one in resumed] == [one.manifest.checks for one in whole]
 
 
-def test_lower_layers_are_the_same_in_all_that_were_best_at_once(teacher: Path, data: Path, tmp_path: Path) -> None:
-    made = build.distill(str(teacher), data, [1, 2, 3], tmp_path / "out", replace(QUICK, max_steps=4))
-    weights = [load_file(one.path / "model.safetensors") for one in made]
-    name = "bert.encoder.layer.0.output.dense.weight"
-    assert all(torch.equal(weights[0][name], other[name]) for other in weights[1:])
-    assert not torch.equal(weights[0]["classifier.weight"], weights[2]["classifier.weight"])
-    before = load_file(teacher / "model.safetensors")
-    assert not torch.equal(weights[0][name], before[name])
+def test_depths_count_by_how_much_of_themselves_is_mended() -> None:
+    losses = torch.tensor([8.0, 0.5, 0.0], requires_grad=True)
+    found = balanced(losses)
+    assert found.item() == pytest.approx(8.5 / 3)
+    found.backward()  # type: ignore[no-untyped-call]
+    assert losses.grad is not None
+    shares = (losses.grad * (losses.detach() + 0.01)).tolist()
+    assert shares == pytest.approx([1 / 3] * 3)
 
 
 def test_a_fit_trains_all_its_depths_in_one_run(

@@ -217,7 +217,8 @@ def train_together(
     work /= "together"
     if len(found) < len(sources):
         log.info("training %s layers together", ", ".join(map(str, config.exits)))
-        works = train_exits(deepest, config, data=data, teacher=teacher, work=work)
+        of_depth = {_depth(source): source for source in sources.values()}
+        works = train_exits(of_depth, config, data=data, teacher=teacher, work=work)
     for place, source in sources.items():
         if place not in found and ranks.first():
             stage.run("train", publish, source, config, place)

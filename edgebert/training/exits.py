@@ -23,11 +23,14 @@ from edgebert.shaping.depth import answering_from, encoder_of, move_layers
 from edgebert.training.objectives.base import Outputs
 from edgebert.training.objectives.task import pool
 from edgebert.training.plan import Plan
+from edgebert.training.processes import average
 from edgebert.training.teacher import Inputs, forward
 from edgebert.training.work import Best, Work
 
 log = logging.getLogger("edgebert")
 _NAME = "exits"
+# A loss so small is as good as none: a depth that answers as the teacher does has no more to learn.
+_FLOOR = 0.01
 
 
 class Answers(Protocol):
@@ -120,6 +123,16 @@ def take_heads(module: torch.nn.Module, teacher: torch.nn.Module, family: Family
     theirs = _heads(teacher, family)
     for name, part in _heads(module, family).items():
         part.load_state_dict(theirs[name].state_dict())
+
+
+def balanced(losses: Tensor) -> Tensor:
+    """The mean of several depths' losses [depths], with the gradient of their geometric mean but for a factor.
+
+    Each counts by how much of itself is mended: the shallowest, which errs most, would else decide for all
+    (Chennupati et al. 2019, "MultiNet++", arXiv:1904.08492).
+    """
+    scaled = (losses / (average(losses.detach()).relu() + _FLOOR)).mean()
+    return losses.detach().mean() + scaled - scaled.detach()
 
 
 def depth_work(work: Work, depth: int) -> Work:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from torch import distributed
+from torch import Tensor, distributed
 
 from edgebert import ranks
 from edgebert.errors import UsageError
@@ -47,15 +47,24 @@ def agreed(flags: Sequence[bool]) -> list[bool]:
     return said
 
 
+def average(values: Tensor) -> Tensor:
+    """The mean of all processes' values."""
+    if ranks.count() == 1:
+        return values
+    together = values.clone()
+    distributed.all_reduce(together)
+    return together / ranks.count()
+
+
 def average_gradients(module: torch.nn.Module) -> None:
     """Give every process the mean of all processes' gradients."""
     if ranks.count() == 1:
         return
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     together = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(together)
-    together /= ranks.count()
-    for gradient, mean in zip(gradients, torch.split(together, [each.numel() for each in gradients]), strict=True):
+    for gradient, mean in zip(
+        gradients, torch.split(average(together), [each.numel() for each in gradients]), strict=True
+    ):
         gradient.copy_(mean.view_as(gradient))
 
 

@@ -31,7 +31,7 @@ from edgebert.training.batches import Indices, LengthGrouped, pad_id_of
 from edgebert.training.clock import Clock
 from edgebert.training.data import Data
 from edgebert.training.dropout import set_dropout
-from edgebert.training.exits import answers_of, depth_work, take_heads
+from edgebert.training.exits import answers_of, balanced, depth_work, take_heads
 from edgebert.training.objectives.base import Batch, Weights, required
 from edgebert.training.objectives.losses import LOSSES
 from edgebert.training.plan import Plan, TrainConfig, make_plan, metric_of
@@ -46,6 +46,8 @@ __all__ = ["TrainConfig", "train"]
 log = logging.getLogger("edgebert")
 _WARM_UP = 0.1
 _WEIGHT_DECAY = 0.01
+# The share of the epochs in which each of the depths of one run trains alone: docs/decisions/022.
+ALONE = 0.2
 _EVAL_BATCH = 64
 # Weights and Adam's two moments: two checkpoints and one being written, and the best weights twice.
 _MODELS_ON_DISK = 3 * 3 + 2
@@ -87,7 +89,7 @@ def help_train(
 
 
 def train_exits(
-    source: Artifact,
+    sources: Mapping[int, Artifact],
     config: TrainConfig,
     *,
     data: Data,
@@ -95,32 +97,57 @@ def train_exits(
     work: Path,
     save_seconds: float = 30.0,
 ) -> dict[int, Work]:
-    """Train the depths ``config.exits`` of a checkpoint, its own the deepest of them, in one run; see :func:`train`.
+    """Train checkpoints of the depths ``config.exits``, which share their layers, in one run; see :func:`train`.
 
-    Where the best weights of each depth are kept, for :func:`written`. A run that is done is not repeated.
+    Together for most of the epochs, then each alone for the rest. Where the best weights of each depth are kept, for
+    :func:`written`. A run that is done is not repeated.
     """
-    plan = make_plan(source, config, data, teacher)
-    if max(config.exits) != source.manifest.architecture.layers:
-        raise ValueError("the deepest exit is the model's own head")
+    if set(sources) != set(config.exits):
+        raise ValueError("a checkpoint for each exit")
+    plan = make_plan(sources[max(sources)], replace(config, epochs=config.epochs * (1 - ALONE)), data, teacher)
     folder = _trained(plan, teacher, work, save_seconds)
-    return {depth: depth_work(folder, depth) for depth in config.exits}
+    found = {}
+    for depth, source in sources.items():
+        log.info("training %d layers alone", depth)
+        alone = make_plan(source, replace(config, epochs=config.epochs * ALONE, exits=(depth,)), data, teacher)
+        # The teacher says the same again where it is asked for the same rows.
+        kept = folder.path if alone.rows_compared() == plan.rows_compared() else None
+        first, own = depth_work(folder, depth), work / f"alone-{depth}"
+        last = _trained(alone, teacher, own, save_seconds, begin=first, kept=kept)
+        found[depth] = max(first, depth_work(last, depth), key=lambda one: one.best_value())
+    return found
 
 
-def _trained(plan: Plan, teacher: Artifact | None, work: Path, save_seconds: float) -> Work:
+def _trained(
+    plan: Plan,
+    teacher: Artifact | None,
+    work: Path,
+    save_seconds: float,
+    *,
+    begin: Work | None = None,
+    kept: Path | None = None,
+) -> Work:
+    """Train by a plan in a folder; from the best weights of another, ``begin``, where given.
+
+    ``kept`` is where another run keeps what the teacher said of the same rows.
+    """
     with _silence():
         folder = in_turn(lambda: Work.open(work, plan.key) if ranks.first() else Work(work))
         quiet_transformers()
         torch.set_num_threads(min(torch.get_num_threads(), machine.allowed_threads()))
         module = _module_of(plan, teacher)
+        if begin is not None:
+            begin.load_best(module)
         folder.require_space(_bytes_on_disk(plan, module))
-        _fit(plan, module, teacher, folder, save_seconds)
+        _fit(plan, module, teacher, folder, save_seconds, kept or folder.path)
     return folder
 
 
 def _module_of(plan: Plan, teacher: Artifact | None) -> torch.nn.Module:
     """What is trained, as it begins."""
     module, ours = load_module(plan.source, for_training=True), plan.source.manifest
-    if plan.method.together and teacher and teacher.manifest.architecture.family == ours.architecture.family:
+    related = teacher is not None and teacher.manifest.architecture.family == ours.architecture.family
+    if plan.method.together and teacher is not None and related and not plan.encoder:
         take_heads(module, load_module(teacher, for_training=True), FAMILIES[ours.architecture.family])
     if plan.config.dropout is not None:
         set_dropout(module, plan.config.dropout)
@@ -166,7 +193,9 @@ def _silence() -> Iterator[None]:
         library.setLevel(level)
 
 
-def _fit(plan: Plan, module: torch.nn.Module, teacher: Artifact | None, work: Work, save_seconds: float) -> None:
+def _fit(
+    plan: Plan, module: torch.nn.Module, teacher: Artifact | None, work: Work, save_seconds: float, kept: Path
+) -> None:
     """Train the module in place; the best weights end up in ``work``."""
     latest = in_turn(work.latest)
     if latest is not None:
@@ -177,7 +206,7 @@ def _fit(plan: Plan, module: torch.nn.Module, teacher: Artifact | None, work: Wo
     args = _arguments(plan, work)
     clock = Clock(work, plan.metric, save_seconds)
     plan = replace(plan, collate=replace(plan.collate, pad_id=pad_id_of(module)))
-    trainer = _Trainer(plan, module, _targets(plan, teacher, work, args), work, args, clock)
+    trainer = _Trainer(plan, module, _targets(plan, teacher, kept, args), work, args, clock)
     try:
         trainer.train(resume_from_checkpoint=None if latest is None else str(latest[1]))
     finally:
@@ -216,7 +245,7 @@ def _arguments(plan: Plan, work: Work) -> TrainingArguments:
     )
 
 
-def _targets(plan: Plan, teacher: Artifact | None, work: Work, args: TrainingArguments) -> Targets:
+def _targets(plan: Plan, teacher: Artifact | None, folder: Path, args: TrainingArguments) -> Targets:
     """What the student is compared with: kept in memory where it fits, else computed in every step."""
     if not plan.method.needs_teacher or teacher is None:
         return no_targets
@@ -226,7 +255,7 @@ def _targets(plan: Plan, teacher: Artifact | None, work: Work, args: TrainingArg
     live = LiveTargets(module, teacher.manifest.pooling, plan.states, bool(args.bf16), by_token, layer)
     if not _keeps_hidden(plan):
         return live
-    return keep(live, plan.collate, plan.rows_compared(), work.path, lambda inputs: _to(inputs, args.device))
+    return keep(live, plan.collate, plan.rows_compared(), folder, lambda inputs: _to(inputs, args.device))
 
 
 def _keeps_hidden(plan: Plan) -> bool:
@@ -279,9 +308,10 @@ class _Trainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """The loss of one batch: the sum of the method's terms, the mean over the depths that answer."""
+        """The loss of one batch: the sum of the method's terms, of several depths their mean, balanced."""
         # Not ``model``: for several processes it is a wrapper that knows one forward pass a step.
-        return torch.stack([self._loss(batch) for batch in self._run(self._module, inputs)]).mean()
+        losses = torch.stack([self._loss(batch) for batch in self._run(self._module, inputs)])
+        return losses[0] if len(losses) == 1 else balanced(losses)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None

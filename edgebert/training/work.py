@@ -6,6 +6,7 @@ It holds the Trainer's own checkpoints, the best weights so far, and what the te
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,11 @@ class Work:
         except (FileNotFoundError, SafetensorError):
             return None
         return Best(float(metadata["value"]), int(metadata["step"]))
+
+    def best_value(self) -> float:
+        """The metric of the best evaluation kept; less than any before the first."""
+        best = self.best()
+        return -math.inf if best is None else best.value
 
     def load_best(self, module: torch.nn.Module) -> None:
         """Put the best weights into the module."""
