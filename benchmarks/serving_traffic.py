@@ -11,7 +11,6 @@ when a request was to be sent). The client is on the same machine, for all alike
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import random
 import signal
@@ -35,7 +34,7 @@ from edgebert.judging.evaluate import texts_of
 from edgebert.training.data import read
 
 HERE = Path(__file__).resolve().parent
-CALLERS, SHARE, ALONE = 32, 0.7, 300
+CALLERS, SHARE, ALONE = 32, 0.7, 1000
 START_SECONDS = 120.0
 # Each library but fastembed, which has no classifier and no server story of its own; the others in both ways.
 VARIANTS = {
@@ -73,7 +72,7 @@ def main() -> None:
             for name, found in seen.items():
                 engine, _, serial = name.partition(",")
                 with server(pythons[engine], engine, task, model, serial=bool(serial)) as port:
-                    asyncio.run(ask(port, texts, found, asked.seconds, number))
+                    ask(port, texts, found, asked.seconds, number)
         _print(task, model, seen)
 
 
@@ -115,13 +114,13 @@ def _wait(process: subprocess.Popen[bytes], port: int) -> None:
     raise RuntimeError("the server did not start")
 
 
-async def ask(port: int, texts: Sequence[str], seen: Seen, seconds: float, number: int) -> None:
+def ask(port: int, texts: Sequence[str], seen: Seen, seconds: float, number: int) -> None:
     """One round of one library."""
     client = Client(port)
-    await alone(client, texts[: ALONE // 4])
-    seen.unloaded += await alone(client, texts[:ALONE])
-    seen.capacity.append(await saturated(client, texts, CALLERS, seconds))
-    found = await at_rate(client, texts, SHARE * seen.capacity[-1], seconds, number)
+    alone(client, texts[: ALONE // 10])
+    seen.unloaded += alone(client, texts[:ALONE])
+    seen.capacity.append(saturated(client, texts, CALLERS, seconds))
+    found = at_rate(client, texts, SHARE * seen.capacity[-1], seconds, number)
     seen.loaded += [value for value in found if value is not None]
     seen.lost += found.count(None)
     client.close()

@@ -9,8 +9,10 @@ background: nobody waits for it. What a call answers is the same to the bit on e
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +25,9 @@ from edgebert.runtimes.session import Array, Feed, Open, Session, SessionConfig
 
 # Bytes of an artifact beyond which its operators are long enough to be shared, and its weights too many to have twice.
 LARGEST = 128 * 2**20
+# Calls that met so lately will meet again: one that begins alone meanwhile keeps to a lane, or the next would find
+# all threads taken.
+SOON_SECONDS = 0.1
 
 
 def open_with_lanes(open_session: Open, artifact: Artifact, config: SessionConfig) -> Session:
@@ -43,18 +48,26 @@ class Lanes:
         self._aside: Session | None = None
         self._asked = self._closed = False
         self._running = 0
+        self._met = -math.inf
         self._lock = threading.Lock()
         _LANES.add(self)
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """See :class:`~edgebert.runtimes.session.Session`."""
         with self._counted() as running:
-            # With fewer, lanes would leave threads without work.
-            at_once = running > self.count // 2
-            if at_once and not self._asked:
-                self._ask()
-            aside = self._aside if at_once else None
+            aside = self._aside if self._busy(running) else None
             return (aside or self._session).run(feed)
+
+    def _busy(self, running: int) -> bool:
+        """Whether calls meet, or met just now, so that each shall have a lane."""
+        now = time.monotonic()
+        # With fewer, lanes would leave threads without work.
+        if running <= self.count // 2:
+            return now - self._met < SOON_SECONDS
+        self._met = now
+        if not self._asked:
+            self._ask()
+        return True
 
     @contextmanager
     def _counted(self) -> Iterator[int]:

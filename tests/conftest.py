@@ -1,5 +1,5 @@
-"""Fixtures for what the tests cannot make (real data, weights, a browser, a schema), and the rule that continuous
-integration never skips them.
+"""Fixtures for what the tests cannot make (real data, weights, a browser, a schema, a server), and the rule that
+continuous integration never skips them.
 
 Tiny models that tests make on the spot live in `tiny.py`.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tiny import Exports
 
 ROOT = Path(__file__).resolve().parent.parent
-REAL = {"shared", "minilm", "chromium", "triton_schema"}
+REAL = {"shared", "minilm", "chromium", "triton_schema", "gunicorn"}
 
 # A test that reaches for the network is wrong on every machine, not only on those that have none.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -64,6 +64,13 @@ def triton_schema() -> Path:
     if package is None or not package.submodule_search_locations:
         pytest.skip("no schema of Triton: pip install --no-deps tritonclient (make setup does)")
     return Path(package.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
+
+
+@pytest.fixture(scope="session")
+def gunicorn() -> None:
+    """The server that many put in front of uvicorn."""
+    if importlib.util.find_spec("uvicorn_worker") is None:
+        pytest.skip("no gunicorn: pip install uvicorn-worker (make setup does)")
 
 
 @pytest.fixture(scope="session")

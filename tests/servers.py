@@ -69,15 +69,26 @@ def receive(connection: http.client.HTTPConnection) -> Reply:
     return Reply(response.status, json.loads(raw) if is_json else raw.decode(), headers)
 
 
+def uvicorn(port: int) -> list[str]:
+    """Its own workers, as many as WEB_CONCURRENCY says."""
+    # A machine with other work may let a worker's sign of life wait.
+    patient = ("--timeout-worker-healthcheck", str(int(SECONDS)))
+    return ["uvicorn", "--app-dir", str(EXAMPLES), "serve:app", "--port", str(port), *patient]
+
+
+def gunicorn(port: int) -> list[str]:
+    """uvicorn's class of workers below gunicorn, which reads WEB_CONCURRENCY too."""
+    patient = ("--timeout", str(int(SECONDS)), "--graceful-timeout", str(int(SECONDS)))
+    where = ("--chdir", str(EXAMPLES), "--bind", f"127.0.0.1:{port}")
+    return ["gunicorn", *where, "-k", "uvicorn_worker.UvicornWorker", *patient, "serve:app"]
+
+
 @contextmanager
-def serving(artifact: Path, workers: int = 1) -> Iterator[Server]:
+def serving(artifact: Path, workers: int = 1, command: Callable[[int], list[str]] = uvicorn) -> Iterator[Server]:
     """The example app on an artifact, ready to answer; killed at the end where it still runs."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES), "serve:app", "--port", str(port)]
     environment = {**os.environ, "EDGEBERT_ARTIFACT": str(artifact), "WEB_CONCURRENCY": str(workers)}
-    # A machine with other work may let a worker's sign of life wait.
-    patient = ["--timeout-worker-healthcheck", str(int(SECONDS))]
-    process = subprocess.Popen([*command, *patient, "--log-level", "warning"], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", *command(port), "--log-level", "warning"], env=environment)
     server = Server(process, port)
     try:
         until(lambda: answers(server))

@@ -90,9 +90,7 @@ def test_no_batch_has_more_tokens_than_asked_for(
     assert all(len(batch) == 1 or len(batch) * max(batch) <= limit for batch in batches)
 
 
-def test_whole_batches_are_computed_beside_one_another_and_parts_are_not(
-    exports: Exports, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_are_computed_beside_one_another(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "allowed_threads", lambda: 2)
     with load(exports.artifact("bert", TASKS[0]).path, threads=2) as model:
         same_time, together = threading.Barrier(2), list[int]()
@@ -107,7 +105,14 @@ def test_whole_batches_are_computed_beside_one_another_and_parts_are_not(
         monkeypatch.setattr(model, "finish", meet)
         with edgebert.Batcher(model, max_batch_tokens=24) as batcher:
             same([future.result(20) for future in [batcher.submit(text) for text in TEXTS]], model)
-        gate, begun = threading.Event(), list[int]()
+
+
+def test_a_free_lane_begins_at_once_and_those_who_find_none_share_a_batch(
+    exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "allowed_threads", lambda: 2)
+    with load(exports.artifact("bert", TASKS[0]).path, threads=2) as model:
+        gate, begun, finish = threading.Event(), list[int](), model.finish
 
         def wait(tokens: list[Tokens]) -> Any:
             begun.append(len(tokens))
@@ -116,14 +121,18 @@ def test_whole_batches_are_computed_beside_one_another_and_parts_are_not(
 
         monkeypatch.setattr(model, "finish", wait)
         with edgebert.Batcher(model, max_wait_ms=0) as batcher:
-            first = batcher.submit(TEXTS[0])
-            until(first.running)
-            second = batcher.submit(TEXTS[1])
-            # Far from a whole batch: it waits for company, as long as another is computed.
+            futures = []
+            for _ in range(2):
+                futures.append(batcher.submit(TEXTS[0]))
+                until(futures[-1].running)
+            futures += [batcher.submit(TEXTS[0]) for _ in range(3)]
             time.sleep(0.1)
-            assert (begun, second.running()) == ([1], False)
+            assert begun == [1, 1]
+            assert not any(future.running() for future in futures[2:])
             gate.set()
-            same([first.result(20), second.result(20)], model)
+            same([future.result(20) for future in futures[:1]], model)
+            assert {future.result(20).label for future in futures} == {futures[0].result().label}
+        assert begun == [1, 1, 3]
 
 
 def test_a_full_queue_is_said_at_once_and_later_requests_are_fine(classifier: Model, held: threading.Event) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def test_a_server_is_asked_in_three_ways(
     monkeypatch.setattr(traffic, "ALONE", 20)
     model, seen = exports.artifact("bert", task).path, traffic.Seen()
     with traffic.server(HERE, "edgebert", use, model, serial=False) as port:
-        asyncio.run(traffic.ask(port, texts(40), seen, 1.0, 0))
+        traffic.ask(port, texts(40), seen, 1.0, 0)
     assert (len(seen.capacity), len(seen.unloaded), seen.lost) == (1, 20, 0)
     assert seen.capacity[0] > 0
     assert seen.loaded
@@ -39,17 +39,50 @@ def test_a_server_is_asked_in_three_ways(
     assert row.endswith("| 0 |")
 
 
-def test_an_answer_that_is_none_is_lost(exports: Exports) -> None:
-    async def ask(port: int) -> list[float | None]:
-        client = load.Client(port)
-        found: list[float | None] = await load.at_rate(client, ["film"], 50.0, 0.2, seed=1)
-        client.close()
-        return found
-
+def test_an_answer_that_is_none_is_lost(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
     # Nobody listens there.
-    found = asyncio.run(ask(1))
+    client = load.Client(1)
+    found = load.at_rate(client, ["film"], 50.0, 0.2, seed=1)
     assert found
     assert set(found) == {None}
+    with pytest.raises(OSError, match="refused"):
+        load.alone(client, ["film"])
+    monkeypatch.setattr(load, "_HEAD", load._HEAD.replace(b"/ask", b"/nothing"))
+    with traffic.server(HERE, "edgebert", "predict", exports.artifact("bert", TASKS[0]).path, serial=False) as port:
+        client = load.Client(port)
+        assert set(load.at_rate(client, ["film"], 50.0, 0.2, seed=1)) == {None}
+        with pytest.raises(RuntimeError, match="404"):
+            load.saturated(client, ["film"], 2, 0.1)
+        client.close()
+
+
+def test_one_answer_may_come_in_pieces_and_a_connection_may_end() -> None:
+    asked = load.Asked(0.0)
+    for piece in (b"HTTP/1.1 200 OK\r\ncontent-le", b"ngth: 4\r\n\r\nab"):
+        asked.received += piece
+        assert not asked.whole
+    asked.received += b"cd"
+    assert asked.right
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = load.Client(listening.getsockname()[1])
+        client.send("film", 0.0)
+        listening.accept()[0].close()
+        (asked,) = client.answers(10.0)
+        assert (asked.right, len(client)) == (False, 0)
+
+
+def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = load.Client(listening.getsockname()[1])
+        for _ in range(2):
+            client.send("film", 0.0)
+            connection, _ = listening.accept()
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            (asked,) = client.answers(10.0)
+            assert asked.right
+            connection.close()
+        client.close()
 
 
 def test_the_first_answer_is_timed(exports: Exports) -> None:

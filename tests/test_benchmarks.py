@@ -12,6 +12,8 @@ import pytest
 import tiny
 from commands import ROOT, environment
 
+import edgebert
+
 sys.path.append(str(ROOT / "benchmarks"))
 common = importlib.import_module("common")
 
@@ -77,3 +79,31 @@ def test_a_graph_without_the_first_token_alone_answers_the_same(precision: str, 
     ours, whole = (rewrites.WAYS[way](path, 1).run(None, feed)[0] for way in (rewrites.AS_IT_RUNS, LAST))
     # In int8 the range of what the last query reads is of one token, or of all.
     np.testing.assert_allclose(ours, whole, atol=1e-5 if precision == "fp32" else 0.05)
+
+
+def test_orders_of_a_line_are_simulated(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    orders = importlib.import_module("line_orders")
+    line = importlib.import_module("edgebert.serving.line")
+    monkeypatch.setattr(line, "SLACK", line.SLACK)
+    cost = orders.Cost(1e-3, 1e-4, 1e-6)
+    assert cost([10, 20]) == pytest.approx(1e-3 + 40e-4 + 800e-6)
+    # Nobody meets: everybody takes what a call takes.
+    rare = orders.simulated([20], cost, orders.Rule(), 0.01, 1000.0, 1)
+    assert rare
+    assert rare == pytest.approx([cost([20])] * len(rare))
+    one, two = (orders.simulated([20], cost, orders.Rule(lanes=lanes, most=20), 200.0, 10.0, 1) for lanes in (1, 2))
+    assert len(one) == len(two)
+    assert sum(two) < sum(one)
+    orders._print([5, 60, 200], cost, cost, 2.0)
+    rows = [row for row in capsys.readouterr().out.splitlines() if row.startswith("|")][2:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == list(orders.RULES)
+    assert all(float(row.strip("| ").split(" | ")[-1]) >= 1 for row in rows)
+
+
+def test_what_calls_cost_is_fitted(exports: tiny.Exports, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = importlib.import_module("line_orders")
+    monkeypatch.setattr(orders, "SHAPES", ((1, 4), (4, 4), (1, 16), (8, 16), (1, 32)))
+    with edgebert.load(exports.artifact("bert", tiny.TASKS[0]).path, threads=1) as model:
+        cost = orders.fitted(model, 2)
+    assert 0 < cost([4]) < 1
+    assert 0 < cost([32] * 8) < 1

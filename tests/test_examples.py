@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from servers import EXAMPLES, Server, receive, send, serving, until
+from servers import gunicorn as below_gunicorn
 from tiny import TASKS, Exports, texts
 
 from edgebert.serving.model import load
@@ -85,10 +86,30 @@ def test_the_app_embeds(exports: Exports) -> None:
         np.testing.assert_allclose(reply.body, model.encode(TEXTS), atol=1e-5)
 
 
-def test_what_is_in_flight_is_answered_before_the_app_ends(classifier: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_in_flight_is_answered_before_the_app_ends(workers: int, classifier: Path) -> None:
+    with serving(classifier, workers) as server:
+        ends_in_peace(server, workers)
+
+
+def test_when_a_worker_is_killed_the_others_go_on(classifier: Path) -> None:
+    with serving(classifier, workers=2) as server:
+        goes_on(server)
+        server.terminate()
+
+
+def test_workers_of_gunicorn_do_both(classifier: Path, gunicorn: None) -> None:
+    with serving(classifier, 2, below_gunicorn) as server:
+        goes_on(server)
+        ends_in_peace(server, 2)
+
+
+def ends_in_peace(server: Server, workers: int) -> None:
+    """A server that is asked to end while many wait answers them all, and nobody after."""
     asked = texts(64, seed=1, longest=60)
-    with serving(classifier) as server, ExitStack() as stack:
-        expected = server.ask("/predict", {"texts": asked}).body
+    seen_workers(server, workers)
+    expected = server.ask("/predict", {"texts": asked}).body
+    with ExitStack() as stack:
         # Together fewer texts than the queue holds.
         connections = [stack.enter_context(closing(server.connect())) for _ in range(12)]
         for connection in connections:
@@ -96,26 +117,23 @@ def test_what_is_in_flight_is_answered_before_the_app_ends(classifier: Path) -> 
         first = receive(connections[0])
         server.process.send_signal(signal.SIGTERM)
         replies = [first, *map(receive, connections[1:])]
-        assert {reply.status for reply in replies} == {200}
-        for reply in replies:
-            assert [one["label"] for one in reply.body] == [one["label"] for one in expected]
-        server.terminate()
-        with pytest.raises(ConnectionRefusedError):
-            server.ask("/health")
+    assert {reply.status for reply in replies} == {200}
+    for reply in replies:
+        assert [one["label"] for one in reply.body] == [one["label"] for one in expected]
+    server.terminate()
+    with pytest.raises(ConnectionRefusedError):
+        server.ask("/health")
 
 
-def test_when_a_worker_is_killed_the_others_go_on(classifier: Path) -> None:
-    with serving(classifier, workers=2) as server:
-        workers = two_workers(server, but=set())
-        killed, spared = sorted(workers)
-        os.kill(killed, signal.SIGKILL)
-        found = [answer_or_loss(server) for _ in range(40)]
-        # At most what the killed one had taken is lost, and soon nothing.
-        assert found.count(None) <= 1
-        assert {reply for reply in found if reply is not None} == {200}
-        # uvicorn puts another in its place.
-        assert two_workers(server, but={killed}) > {spared}
-        server.terminate()
+def goes_on(server: Server) -> None:
+    """Of two workers one is killed; the other answers, and a new one comes."""
+    killed, spared = sorted(seen_workers(server, 2))
+    os.kill(killed, signal.SIGKILL)
+    found = [answer_or_loss(server) for _ in range(40)]
+    # At most what the killed one had taken is lost, and soon nothing.
+    assert found.count(None) <= 1
+    assert {reply for reply in found if reply is not None} == {200}
+    assert seen_workers(server, 2, but={killed}) > {spared}
 
 
 def answer_or_loss(server: Server) -> int | None:
@@ -126,15 +144,15 @@ def answer_or_loss(server: Server) -> int | None:
         return None
 
 
-def two_workers(server: Server, but: set[int]) -> set[int]:
-    """The processes of two workers, neither of them among ``but``."""
+def seen_workers(server: Server, count: int, but: frozenset[int] | set[int] = frozenset()) -> set[int]:
+    """The processes of so many workers, none of them among ``but``."""
     seen: set[int] = set()
 
-    def both() -> bool:
+    def all_of_them() -> bool:
         seen.add(int(server.ask("/health").body["process"]))
-        return len(seen - but) == 2
+        return len(seen - but) == count
 
-    until(both)
+    until(all_of_them)
     return seen - but
 
 

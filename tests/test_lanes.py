@@ -57,7 +57,8 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_a_call_alone_has_all_threads_and_a_second_one_a_lane() -> None:
+def test_a_call_alone_has_all_threads_and_a_second_one_a_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "SOON_SECONDS", 0.0)
     whole, aside, opening = Fake("whole"), Fake("aside"), threading.Event()
     aside.gate.set()
     both = Lanes(whole, lambda: aside if opening.wait(30) else whole, 2)
@@ -81,6 +82,23 @@ def test_a_call_alone_has_all_threads_and_a_second_one_a_lane() -> None:
     both.close()
     assert whole.closed
     assert aside.closed
+
+
+def test_a_call_alone_has_a_lane_as_long_as_calls_met_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, aside = Fake("whole"), Fake("aside")
+    aside.gate.set()
+    both = Lanes(whole, lambda: aside, 2)
+    monkeypatch.setattr(lanes, "SOON_SECONDS", 60.0)
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(both.run, {}) for _ in range(2)]
+        until(lambda: both.facts()["lanes"] == 2)
+        whole.gate.set()
+        assert all(call.result(30) for call in calls)
+    assert both.run({}) == {"by": "aside"}
+    monkeypatch.setattr(lanes, "SOON_SECONDS", 0.05)
+    until(lambda: both.run({}) == {"by": "whole"})
+    # It met nobody, so neither does the next.
+    assert both.run({}) == {"by": "whole"}
 
 
 def test_an_engine_that_opens_after_the_end_is_closed() -> None:

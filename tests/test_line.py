@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgebert.serving.line import PATIENCE, Line, Request
+from edgebert.serving.line import PATIENCE, SLACK, Line, Request
 from edgebert.serving.tokens import Tokens
 
 COST = 1e-4
@@ -47,8 +47,8 @@ def test_everybody_is_answered_once_and_no_batch_is_too_large(requests: list[Req
 def test_little_of_a_batch_is_padding(requests: list[Request]) -> None:
     line = line_of(requests)
     while len(line):
-        lengths = [one.length for one in line.take(10_000)]
-        assert max(lengths) <= max(2.25 * min(lengths), min(lengths) + 16)
+        first, *others = (one.length for one in line.take(10_000))
+        assert all(abs(length - first) <= SLACK for length in others)
 
 
 @given(REQUESTS)

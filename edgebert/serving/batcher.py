@@ -1,9 +1,9 @@
 """``edgebert.Batcher``: one model behind many callers, asyncio tasks and threads, answered in batches.
 
-The engine is given one batch after the other. While it computes, requests gather; so batches grow with the traffic by
-themselves. Where a whole batch has gathered, and the engine has lanes (``runtimes/lanes.py``), that is computed beside
-the first. Before an idle engine starts on few, it waits for a lull, never longer than ``max_wait_ms``. Who is next
-stands in ``line.py``.
+The engine is given one batch after the other, or one in each of its lanes (``runtimes/lanes.py``). While it computes,
+requests gather; so batches grow with the traffic by themselves. Before an idle engine starts on few, it waits for a
+lull, never longer than ``max_wait_ms``; a lane that is free beside others waits for nothing. Who is next stands in
+``line.py``.
 """
 
 from __future__ import annotations
@@ -170,10 +170,8 @@ class Batcher:
             try:
                 self._answer([request for request in batch if self._begun(request)])
             finally:
-                # Whatever happens to this worker, the others must not wait for it.
                 with self._changed:
                     self._computing -= 1
-                    self._changed.notify_all()
 
     def _next(self) -> list[Request]:
         """The next batch, as soon as it is worth beginning; empty after closing, when none is left."""
@@ -183,22 +181,27 @@ class Batcher:
                 self._weed(now)
                 if len(self._line):
                     wait = self._wait(now)
-                    if wait is not None and wait <= 0:
-                        self._computing += 1
-                        return self._line.take(self._max_tokens)
+                    if wait <= 0:
+                        return self._begin()
                     self._changed.wait(wait)
                 elif self._closing:
                     return []
                 else:
                     self._changed.wait()
 
-    def _wait(self, now: float) -> float | None:
-        """Seconds to wait for company, as far as is known now; None beside a batch that is being computed."""
+    def _begin(self) -> list[Request]:
+        self._computing += 1
+        batch = self._line.take(self._max_tokens)
+        if len(self._line):
+            # Another lane may be free for them.
+            self._changed.notify()
+        return batch
+
+    def _wait(self, now: float) -> float:
+        """Seconds to wait for company, as far as is known now: none beside a batch that is being computed."""
         tokens = self._line.tokens
-        if self._closing or tokens >= self._max_tokens:
+        if self._closing or self._computing or tokens >= self._max_tokens:
             return 0.0
-        if self._computing:
-            return None
         lull = self._latest_arrival + _LULL * tokens * self._token_seconds - now
         bound = min(request.arrived for request in self._line) + self._max_wait - now
         return min(lull, bound)

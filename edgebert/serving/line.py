@@ -15,9 +15,9 @@ from typing import Any
 from edgebert.serving.tokens import Tokens
 
 # How many times its own cost a request may be made to wait for requests that came after it.
-PATIENCE = 4.0
-# Texts are of similar length up to this ratio, or this many tokens: beyond, padding costs more than a call saves.
-_RATIO, _SLACK = 1.5, 8
+PATIENCE = 10.0
+# Tokens that texts of a batch may differ by from the first: padding by more costs more than a call saves.
+SLACK = 4
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,9 @@ class Line:
         batch, longest = [first], first.length
         for request in self._requests[1:]:
             padded = max(longest, request.length) * (len(batch) + 1)
-            if _similar(first.length, request.length) and padded <= max_tokens:
+            if abs(request.length - first.length) <= SLACK and padded <= max_tokens:
                 batch.append(request)
                 longest = max(longest, request.length)
         taken = set(map(id, batch))
         self._requests = [request for request in self._requests if id(request) not in taken]
         return batch
-
-
-def _similar(one: int, other: int) -> bool:
-    short, long = sorted((one, other))
-    return long <= max(short * _RATIO, short + _SLACK)
