@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -19,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from study_plan import ENCODED, FFN, FULL, Run, plan, rounded_runs, teacher_of
 
 from edgebert import build
@@ -54,7 +56,7 @@ def rows(run: Run, folder: Path, place: Path) -> Iterator[dict[str, Any]]:
     made = [teacher_checkpoint(run.data, folder, place)] if run.is_teacher else _students(run, folder, place, work)
     seconds = time.process_time() - before
     data = in_terms_of(made[0], read(place))
-    teacher = _scores(open_checkpoint(str(teacher_checkpoint(run.data, folder, place).path)), data)
+    teacher = _teachers_scores(run.data, folder, place, data)
     for checkpoint in made:
         yield _row(run, checkpoint, data, teacher) | {"cpu_seconds": round(seconds)}
     if run in rounded_runs() and not run.is_teacher:
@@ -82,6 +84,19 @@ def teacher_checkpoint(name: str, folder: Path, place: Path) -> Artifact:
         made.path.rename(out)
         shutil.rmtree(work)
     return open_checkpoint(str(out))
+
+
+def _teachers_scores(name: str, folder: Path, place: Path, data: Data) -> Scores:
+    """What the teacher's metric on test is computed from; kept, since every student is compared with it."""
+    kept = folder / "teachers" / f"{name}-scores.json"
+    if not kept.exists():
+        found = _scores(open_checkpoint(str(teacher_checkpoint(name, folder, place).path)), data)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part = kept.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps({"metric": found.metric, "rows": found.rows.tolist()}))
+        part.rename(kept)
+    known = json.loads(kept.read_text())
+    return Scores(known["metric"], np.asarray(known["rows"]))
 
 
 def _students(run: Run, folder: Path, place: Path, work: Path) -> list[Artifact]:
