@@ -28,6 +28,8 @@ HIDDEN = -30000.0
 # What loses in 16 bits: sums over many values, and exponentials.
 _EXACT = frozenset({"LayerNormalization", "Softmax", "ReduceMean", "ReduceSum", "ReduceMax", "Pow", "Sqrt"})
 _FLOAT = ir.DataType.FLOAT
+# The operator set of ONNX Runtime's fused operators.
+_FUSED = "com.microsoft"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class _Mixer:
             if not floats:
                 continue
             masked = node.op_type == "Cast" or any(value in mask for value in node.inputs if value is not None)
+            # A fused attention sums in float32 within, and has the mask in the type of its queries.
+            masked = masked and node.domain != _FUSED
             plan[node] = _FLOAT if masked or node.op_type in _EXACT else self._half.type
             others = [value for value in node.inputs if value is not None and value not in mask]
             if masked and (node.op_type == "Cast" or all(value.is_initializer() for value in others)):

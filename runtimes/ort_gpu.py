@@ -138,7 +138,7 @@ class _Engine:
         return _Bound(binding, inputs)
 
     def _opened(self, artifact: Artifact, config: SessionConfig, provider: str) -> Any:
-        model, weights = read_checked_graph(artifact)
+        model, weights = read_checked_graph(artifact, packs=provider == _CUDA)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = config.thread_count
