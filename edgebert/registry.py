@@ -87,12 +87,11 @@ TARGETS: Mapping[str, Target] = {
             lanes=True,
         ),
         Target("torch", "edgebert.runtimes.reference:open", "torch", ("fp32",)),
-        # bf16 is left out: whether the provider has every kernel in it, nothing here could tell.
         Target(
             "cuda",
             "edgebert.runtimes.ort_gpu:open_cuda",
             "onnxruntime",
-            ("fp32", "fp16"),
+            ("fp32", "fp16", "bf16"),
             ready="edgebert.runtimes.ort_gpu:require_cuda",
             extra="gpu",
             fused=True,

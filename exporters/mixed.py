@@ -26,7 +26,7 @@ from edgebert.shaping.checkpoint import copy_companions
 # Far below any attention score, and with one added still finite in 16 bits.
 HIDDEN = -30000.0
 # What loses in 16 bits: sums over many values, and exponentials.
-_EXACT = frozenset({"LayerNormalization", "Softmax", "ReduceMean", "ReduceSum", "ReduceMax", "Pow", "Sqrt"})
+_EXACT = frozenset({"Erf", "LayerNormalization", "Softmax", "ReduceMean", "ReduceSum", "ReduceMax", "Pow", "Sqrt"})
 _FLOAT = ir.DataType.FLOAT
 # The operator set of ONNX Runtime's fused operators.
 _FUSED = "com.microsoft"
@@ -104,7 +104,8 @@ class _Mixer:
             masked = node.op_type == "Cast" or any(value in mask for value in node.inputs if value is not None)
             # A fused attention sums in float32 within, and has the mask in the type of its queries.
             masked = masked and node.domain != _FUSED
-            plan[node] = _FLOAT if masked or node.op_type in _EXACT else self._half.type
+            exact = node.op_type in _EXACT or any(map(_is_erf, node.inputs))
+            plan[node] = _FLOAT if masked or exact else self._half.type
             others = [value for value in node.inputs if value is not None and value not in mask]
             if masked and (node.op_type == "Cast" or all(value.is_initializer() for value in others)):
                 mask.update(node.outputs)
@@ -159,3 +160,9 @@ class _Mixer:
                 restored = cast.outputs[0]
                 restored.name, restored.shape, restored.dtype = name, value.shape, _FLOAT
                 self._graph.outputs[place] = restored
+
+
+def _is_erf(value: ir.Value | None) -> bool:
+    """Whether a value is near -1 so often that one more would leave nothing of it in 16 bits, as in GELU."""
+    producer = None if value is None else value.producer()
+    return producer is not None and producer.op_type == "Erf"
