@@ -220,7 +220,9 @@ class Exporter:
         path.parent.mkdir(parents=True, exist_ok=True)
         stage.write_json(path, document)
         bad = next(line for line in stages if not line.ok)
-        numbers = f"error {bad.max_abs_error:.3g} of {bad.tolerance:.3g}, cosine {bad.cosine:.5f}"
+        numbers = f"error {bad.max_abs_error:.3g} of {bad.tolerance:.3g}, cosine {bad.cosine:.5f} of {bad.min_cosine:g}"
+        if bad.label_agreement is not None:
+            numbers += f", same label {bad.label_agreement:.1%} of {bad.min_label_agreement:.0%}"
         raise CheckFailed(
             f"parity of {bad.name} failed, {numbers}", str(path), "use --precision fp32, or report the model", document
         )
