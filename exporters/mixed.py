@@ -104,7 +104,7 @@ class _Mixer:
             masked = node.op_type == "Cast" or any(value in mask for value in node.inputs if value is not None)
             # A fused attention sums in float32 within, and has the mask in the type of its queries.
             masked = masked and node.domain != _FUSED
-            exact = node.op_type in _EXACT or any(map(_is_erf, node.inputs))
+            exact = node.op_type in _EXACT or _stands_by_erf(node)
             plan[node] = _FLOAT if masked or exact else self._half.type
             others = [value for value in node.inputs if value is not None and value not in mask]
             if masked and (node.op_type == "Cast" or all(value.is_initializer() for value in others)):
@@ -162,7 +162,11 @@ class _Mixer:
                 self._graph.outputs[place] = restored
 
 
-def _is_erf(value: ir.Value | None) -> bool:
-    """Whether a value is near -1 so often that one more would leave nothing of it in 16 bits, as in GELU."""
-    producer = None if value is None else value.producer()
-    return producer is not None and producer.op_type == "Erf"
+def _stands_by_erf(node: ir.Node) -> bool:
+    """Whether a node is the scaling before or the sum behind an Erf, as in GELU.
+
+    Of 1 + erf(x), with erf near -1, 16 bits would leave next to nothing.
+    """
+    neighbours = [value.producer() for value in node.inputs if value is not None]
+    neighbours += [use.node for value in node.outputs for use in value.uses()]
+    return any(each is not None and each.op_type == "Erf" for each in neighbours)
