@@ -66,23 +66,22 @@ class _Packer:
     def __init__(self, model: ir.Model, where: str) -> None:
         self._model, self._graph, self._where = model, model.graph, where
         self.attentions = 0
+        # The embeddings end with the first LayerNorm; what follows is of the encoder.
+        self._states = next(node.outputs[0] for node in self._graph if "LayerNormalization" in node.op_type)
+        self._entry, self._offsets, self._begins = self._remove_padding().outputs[:3]
         # What is packed, with the shape that it had.
-        self._packed: dict[ir.Value, ir.Shape | None] = {}
+        self._packed = {self._entry: self._states.shape}
 
     def pack(self) -> None:
-        states = next(node.outputs[0] for node in self._graph if "LayerNormalization" in node.op_type)
-        removal = self._remove_padding(states)
-        packed, self._offsets, self._begins = removal.outputs[:3]
-        self._packed[packed] = states.shape
         for node in list(self._graph):
-            place = {states: packed}
-            moved = [place.get(value, value) for value in node.inputs if value is not None]
-            if node is removal or not self._packed.keys() & set(moved):
+            # Whoever can read the first states packed is one of those that are packed.
+            moved = [self._entry if value is self._states else value for value in node.inputs if value is not None]
+            if node.op_type == "RemovePadding" or not self._packed.keys() & set(moved):
                 continue
             if self._is_token_wise(node, moved):
                 for index, value in enumerate(node.inputs):
-                    if value is states:
-                        node.replace_input_with(index, packed)
+                    if value is self._states:
+                        node.replace_input_with(index, self._entry)
                 self._packed[node.outputs[0]] = node.outputs[0].shape
             elif self._is_attention(node):
                 self._attend(node)
@@ -91,7 +90,8 @@ class _Packer:
         for value, shape in self._packed.items():
             self._restore(value, shape)
 
-    def _remove_padding(self, states: ir.Value) -> ir.Node:
+    def _remove_padding(self) -> ir.Node:
+        states = self._states
         mask = next(value for value in self._graph.inputs if value.name == _MASK)
         axis = constant("packed.axis", np.array([1], np.int64))
         self._graph.register_initializer(axis)

@@ -41,5 +41,5 @@ def test_the_tails_of_gelu_keep_their_digits(half: str, digits: float) -> None:
     given = X.astype(np.float16 if half == "fp16" else ml_dtypes.bfloat16).astype(np.float32)
     (found,) = session.run(None, {"x": given})
     exact = [0.5 * x * (1 + math.erf(x / math.sqrt(2))) for x in given.tolist()]
-    # One more than erf, near -1 and rounded to 16 bits, would be a third off there, or nothing at all.
+    # One more than erf, near -1 and rounded to bf16, would be 1.4 times as much at -3, and nothing at -3.5.
     np.testing.assert_allclose(found, exact, rtol=2 * digits, atol=1e-6)
