@@ -1,6 +1,6 @@
 """The GPU tables: edgebert's fused graphs on ONNX Runtime CUDA beside PyTorch, parity first, within ten minutes.
 
-    python benchmarks/gpu_tables.py --prepare graphs      where edgebert's exporters are: 1 MB of graphs, no weights
+    python benchmarks/gpu_tables.py --prepare graphs      where edgebert's exporters are: graphs without weights
     python benchmarks/gpu_tables.py --graphs graphs -o .  on the GPU machine, from the checkout, uninstalled: needs
                                                           torch, transformers, numpy and onnxruntime-gpu alone
     python benchmarks/gpu_tables.py --device cpu --tiny   tries this script out anywhere
