@@ -82,6 +82,49 @@ def test_every_family_builds_in_every_precision_and_the_graph_is_right(
         library().check(plan, "the plan")
 
 
+def test_an_artifact_has_an_engine_for_every_gpu(tmp_path: Path) -> None:
+    model = checkpoint(tmp_path / "m", layers=6)
+    done = edgebert(
+        "export", "--model", model, "--layers", "1,6", "--target", "trt-rtx", "--precision", "fp16",
+        "--compute-capability", ",".join(CAPABILITIES), "--profile", "1x8,2x16,4x64", "-o", tmp_path / "o", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    for entry in done.json["artifacts"]:
+        artifact = Artifact.open(entry["path"])
+        artifact.check_files()
+        plans = {name for name in artifact.manifest.files if name.endswith(".plan")}
+        assert plans == {"engine-sm86.plan", "engine-sm89.plan", "engine-sm120.plan"}
+        assert artifact.manifest.needs["engine"] == {
+            "library": "tensorrt_rtx", "version": library().version, "capabilities": list(CAPABILITIES),
+            "profile": [[1, 8], [2, 16], [4, 64]],
+        }  # fmt: skip
+        assert entry["checks"]["parity"][-1]["name"] == "corners 1x8,2x16,4x64"
+        assert entry["checks"]["engine"]["executed"] is False
+        assert "engine itself not executed here: no GPU" in entry["checks"]["engine"]["because"]
+        # The very graph that went into the engines answers on a machine without a GPU.
+        with load(artifact.path, "cpu") as opened:
+            assert len(opened.predict(["a fine film"])) == 1
+
+
+def test_the_types_stand_in_the_graph(exports: Exports) -> None:
+    for precision, half in (
+        ("fp16", ir.DataType.FLOAT16),
+        ("bf16", ir.DataType.BFLOAT16),
+        ("int8", ir.DataType.FLOAT16),
+    ):
+        nodes = ir.load(typed(exports, "bert", 3, precision).path / "model.onnx").graph
+        for node in nodes:
+            wanted = ir.DataType.FLOAT if node.op_type in ("LayerNormalization", "Softmax") else half
+            if node.op_type in ("LayerNormalization", "Softmax", "MatMul", "Gemm"):
+                assert {value.dtype for value in node.inputs if value is not None} == {wanted}, node.name
+        assert [value.dtype for value in nodes.outputs] == [ir.DataType.FLOAT]
+        constants = [value.const_value for value in nodes.initializers.values()]
+        least = min(
+            float(np.min(tensor.numpy())) for tensor in constants if tensor and tensor.dtype == ir.DataType.FLOAT
+        )
+        assert least == HIDDEN
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_row_without_tokens_is_finite_and_harms_no_other(exports: Exports, precision: str) -> None:
     made = typed(exports, "bert", 3, precision)
