@@ -1,11 +1,12 @@
 """The GPU tables: edgebert's fused graphs on ONNX Runtime CUDA beside PyTorch, parity first, within ten minutes.
 
-    python benchmarks/gpu_tables.py --prepare graphs      where edgebert's exporters are: 1 MB of graphs, no weights
+    python benchmarks/gpu_tables.py --prepare graphs      where edgebert's exporters are: graphs without weights
     python benchmarks/gpu_tables.py --graphs graphs -o .  on the GPU machine, from the checkout, uninstalled: needs
                                                           torch, transformers, numpy and onnxruntime-gpu alone
     python benchmarks/gpu_tables.py --device cpu --tiny   tries this script out anywhere
 
 Weights are random, made where they are measured: speed does not depend on them. Inputs and outputs stay on the device.
+The last table is of batches as long as SST-2's sentences are, in packed mode and padded.
 """
 
 from __future__ import annotations
@@ -29,10 +30,13 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from gpu.graphs import SHAPES, TINY, Shape, prepare, random_model  # noqa: E402, from the checkout
+from gpu.lengths import count, drawn, feed_of  # noqa: E402, from the checkout
 
 BATCHES, LENGTHS = (1, 8, 32, 128), (32, 128, 384)
 # torch.compile tunes for minutes: these are what published numbers are of.
 COMPILED = ((1, 128), (8, 128), (32, 128), (128, 128))
+# Texts in a batch of real lengths, and how many such batches make a row.
+RAGGED, DRAWS = (8, 32, 128), 4
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Report:
     machine: dict[str, Any]
     parity: list[dict[str, Any]] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    ragged: list[dict[str, Any]] = field(default_factory=list)
     unreached: list[str] = field(default_factory=list)
 
     def write(self, out: Path) -> None:
@@ -58,6 +63,9 @@ class Report:
         lines += ["", "## Latency of one call, inputs and outputs on the device", ""]
         heads = ("model", "batch", "length", "candidate", "device ms", "host ms", "texts/s", "of the peak", "MB")
         lines += _table(self.rows, heads)
+        lines += ["", "## Latency of a batch as long as SST-2's sentences, padded to its longest, or packed", ""]
+        heads = ("model", "batch", "tokens", "padding", "candidate", "device ms", "host ms", "texts/s", "MB")
+        lines += _table(self.ragged, heads)
         if self.unreached:
             lines += ["", f"Time ended before: {'; '.join(self.unreached)}."]
         return "\n".join([*lines, ""])
@@ -72,6 +80,7 @@ def main() -> None:
     """Prepare graphs, or measure and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare", type=Path, help="only write the graphs into this folder")
+    parser.add_argument("--count-lengths", type=Path, metavar="DATA", help="only count the lengths of SST-2's texts")
     parser.add_argument("--graphs", type=Path, help="the prepared folder [default: prepared now]")
     parser.add_argument("-o", "--out", type=Path, default=Path("gpu-tables"), help="folder of the tables")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
@@ -79,6 +88,9 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--seconds", type=float, default=540.0, help="begin nothing after so many")
     asked = parser.parse_args()
+    if asked.count_lengths:
+        count(asked.count_lengths)
+        return
     shapes = TINY if asked.tiny else SHAPES
     if asked.prepare:
         _prepare(shapes, asked.prepare)
@@ -119,7 +131,8 @@ def _measure(report: Report, shape: Shape, graphs: Path, asked: argparse.Namespa
     from gpu.timing import used_bytes
 
     model = random_model(shape)
-    feed = batch(shape, 8, 24, varied=True)
+    # As short as texts can be, as long as the batch, and between.
+    feed = feed_of(np.random.default_rng(8).integers(3, 25, 8), shape.vocab, 24)
     truth = _reference(model, feed)
     for make in _candidates(shape, graphs, model, asked):
         before = used_bytes(asked.device)
@@ -133,7 +146,10 @@ def _measure(report: Report, shape: Shape, graphs: Path, asked: argparse.Namespa
         if found["max error"] > 0.05 * max(1.0, found["largest"]):
             report.unreached.append(f"{shape.name} {candidate.name}: it answers otherwise")
             continue
-        report.rows += _rows(report, shape, candidate, asked, deadline, before)
+        if "full" in candidate.tables:
+            report.rows += _rows(report, shape, candidate, asked, deadline, before)
+        if "ragged" in candidate.tables:
+            report.ragged += _ragged(report, shape, candidate, asked, deadline, before)
         del candidate
         gc.collect()
 
@@ -143,23 +159,12 @@ def _candidates(shape: Shape, graphs: Path, model: Any, asked: argparse.Namespac
 
     from gpu.candidates import Ort, Torch
 
-    for precision in ("fp32", "fp16"):
-        # On a GPU fp32 is nobody's choice.
-        if asked.device == "cpu" or precision == "fp16":
-            yield lambda precision=precision: Ort(graphs, shape, precision, model, asked.device)
+    # On a GPU fp32 is nobody's choice; what the CPU has no kernels for is left out there.
+    for form in ("fp16", "fp16-packed", "bf16") if asked.device == "cuda" else ("fp32", "fp16"):
+        yield lambda form=form: Ort(graphs, shape, form, model, asked.device)
     yield lambda: Torch(copy.deepcopy(model), asked.device)
     if not asked.no_compile:
         yield lambda: Torch(copy.deepcopy(model), asked.device, compiled=True)
-
-
-def batch(shape: Shape, rows: int, length: int, *, varied: bool = False) -> dict[str, Any]:
-    """Random tokens; ``varied``: of lengths from 3 on, padded on the right."""
-    generator = np.random.default_rng(rows * 1000 + length)
-    mask = np.ones((rows, length), np.int64)
-    if varied:
-        mask = (np.arange(length) < generator.integers(3, length + 1, (rows, 1))).astype(np.int64)
-    ids = generator.integers(1, shape.vocab, (rows, length)) * mask
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
 
 
 def _reference(model: Any, feed: dict[str, Any]) -> Any:
@@ -194,7 +199,7 @@ def _rows(
         if time.monotonic() > deadline:
             report.unreached.append(f"{shape.name} {rows} x {length} {candidate.name}")
             continue
-        found = timed(candidate.bound(batch(shape, rows, length)), asked.device)
+        found = timed(candidate.bound(feed_of([length] * rows, shape.vocab)), asked.device)
         seconds = (found.device or found.host) / 1e3
         peak = report.machine["matrix peak TFLOP/s"] * 1e12
         yield {
@@ -202,6 +207,30 @@ def _rows(
             "device ms": found.device and round(found.device, 3), "host ms": round(found.host, 3),
             "texts/s": round(rows / found.host * 1e3),
             "of the peak": f"{shape.flops(rows, length) / seconds / peak:.1%}",
+            "MB": round(max(0, used_bytes(asked.device) - before) / 1e6),
+        }  # fmt: skip
+
+
+def _ragged(
+    report: Report, shape: Shape, candidate: Any, asked: argparse.Namespace, deadline: float, before: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of some batches each, one after the other: milliseconds are of one of them."""
+    from gpu.timing import timed, used_bytes
+
+    for rows in (2,) if asked.tiny else RAGGED:
+        if time.monotonic() > deadline:
+            report.unreached.append(f"{shape.name} {rows} texts of real lengths, {candidate.name}")
+            continue
+        feeds = [feed_of(lengths, shape.vocab) for lengths in drawn(rows, DRAWS)]
+        calls = [candidate.bound(feed) for feed in feeds]
+        found = timed(lambda calls=calls: [call() for call in calls], asked.device)
+        tokens = sum(int(feed["attention_mask"].sum()) for feed in feeds)
+        padded = sum(feed["attention_mask"].size for feed in feeds)
+        yield {
+            "model": shape.name, "batch": rows, "tokens": round(tokens / DRAWS),
+            "padding": f"{1 - tokens / padded:.0%}", "candidate": candidate.name,
+            "device ms": found.device and round(found.device / DRAWS, 3), "host ms": round(found.host / DRAWS, 3),
+            "texts/s": round(rows * DRAWS / found.host * 1e3),
             "MB": round(max(0, used_bytes(asked.device) - before) / 1e6),
         }  # fmt: skip
 

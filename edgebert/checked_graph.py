@@ -11,12 +11,16 @@ from edgebert.graph_guard import EXTERNAL, GRAPH, Graph, inspect
 from edgebert.tasks import TASKS
 
 
-def read_checked_graph(artifact: Artifact) -> tuple[bytes, bytes | None]:
+def read_checked_graph(artifact: Artifact, *, packs: bool = False) -> tuple[bytes, bytes | None]:
     """The bytes of the graph, and of the weights beside it if any, after everything that can be checked was.
 
-    What a runtime gives its engine: never a path, under which other bytes may lie by then.
+    What a runtime gives its engine: never a path, under which other bytes may lie by then. ``packs``: the engine has
+    the operators of packed graphs; InputError is raised for such a graph where it has not.
     """
     where = str(artifact.path / GRAPH)
+    if artifact.manifest.needs.get("packed") and not packs:
+        what = "a packed graph, which ONNX Runtime's CUDA provider alone can run"
+        raise InputError(what, where, "use target cuda, or export it without --packed")
     model = artifact.read(GRAPH)
     beside = artifact.manifest.files.get(EXTERNAL)
     check_agreement(artifact.manifest, inspect(model, where, beside.bytes if beside else None), where)

@@ -22,8 +22,9 @@ class Target:
     ``lanes``: calls at once can each have threads of their own.
     ``ready`` names, in the same way, what raises EnvironmentMissing where the machine lacks more than the package.
     ``extra`` brings the package where several do. ``typed``: the engine computes in the types that stand in the graph.
-    ``fused``: it has operators of its own for what BERT is made of. ``engine``: it runs what was built of the graph
-    beforehand. ``judged_on`` is the target whose runtime stands in for this one's while a graph is built.
+    ``fused``: it has operators of its own for what BERT is made of; ``packed`` are the precisions in which these can
+    leave the padding inside of batches out. ``engine``: it runs what was built of the graph beforehand. ``judged_on``
+    is the target whose runtime stands in for this one's while a graph is built.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Target:
     extra: str = ""
     typed: bool = False
     fused: bool = False
+    packed: tuple[str, ...] = ()
     engine: bool = False
     judged_on: str = ""
 
@@ -85,15 +87,15 @@ TARGETS: Mapping[str, Target] = {
             lanes=True,
         ),
         Target("torch", "edgebert.runtimes.reference:open", "torch", ("fp32",)),
-        # bf16 is left out: whether the provider has every kernel in it, nothing here could tell.
         Target(
             "cuda",
             "edgebert.runtimes.ort_gpu:open_cuda",
             "onnxruntime",
-            ("fp32", "fp16"),
+            ("fp32", "fp16", "bf16"),
             ready="edgebert.runtimes.ort_gpu:require_cuda",
             extra="gpu",
             fused=True,
+            packed=("fp32", "fp16"),
             judged_on="cpu",
         ),
         Target(

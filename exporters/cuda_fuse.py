@@ -20,6 +20,12 @@ from edgebert.exporters.graph import MODEL, copy_config, save_graph
 from edgebert.exporters.mixed import mix
 from edgebert.shaping.checkpoint import copy_companions
 
+# Of the operators in our graphs those that the CUDA provider has kernels of in bf16: docs/OperatorKernels.md of
+# microsoft/onnxruntime; and the names of these kernels stand in the library of onnxruntime-gpu 1.27, 1.30 and 1.31.
+_IN_BF16 = frozenset({
+    "Add", "BiasGelu", "Cast", "Div", "Erf", "Gather", "Gelu", "Gemm", "MatMul", "Mul", "MultiHeadAttention", "Relu",
+    "Shape", "Sigmoid", "SkipLayerNormalization", "Slice", "Split", "Squeeze", "Sub", "Tanh",
+})  # fmt: skip
 # How many of each a layer has; GELU is counted, and not asked for: there are other activations.
 _A_LAYER = {"MultiHeadAttention": 1, "SkipLayerNormalization": 2, "BiasGelu": 0}
 
@@ -32,9 +38,9 @@ class FuseConfig:
 
 
 def fuse(source: Artifact, config: FuseConfig, out: Path) -> Manifest:
-    """Stage: the portable fp32 graph with fused operators, in fp32 or fp16.
+    """Stage: the portable fp32 graph with fused operators, in fp32, fp16 or bf16.
 
-    Raises CheckFailed, naming them, where a layer's parts were not fused.
+    Raises CheckFailed, naming them, where a layer's parts were not fused, or an operator has no kernel in bf16.
     """
     from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
@@ -46,6 +52,7 @@ def fuse(source: Artifact, config: FuseConfig, out: Path) -> Manifest:
     if config.precision != "fp32":
         mix(model.graph, config.precision, str(source.path))
         needs["typed"] = config.precision
+        _check_kernels(model.graph, str(source.path))
     save_graph(model, out)
     copy_config(source, out)
     copy_companions(source, out)
@@ -65,6 +72,15 @@ def _share_mask(graph: ir.Graph) -> None:
 
 def _reaches_attention(node: ir.Node) -> bool:
     return any(use.node.op_type == "MultiHeadAttention" for use in node.outputs[0].uses())
+
+
+def _check_kernels(graph: ir.Graph, where: str) -> None:
+    for node in graph:
+        values = [value for value in (*node.inputs, *node.outputs) if value is not None]
+        narrow = any(value.dtype == ir.DataType.BFLOAT16 for value in values)
+        if narrow and node.op_type not in _IN_BF16:
+            what = f"ONNX Runtime's CUDA provider is not known to have {node.op_type} ({node.name}) in bf16"
+            raise CheckFailed(what, where, "use --precision fp16")
 
 
 def _counted(graph: ir.Graph, source: Artifact) -> dict[str, int]:

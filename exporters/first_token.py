@@ -17,7 +17,7 @@ import onnx_ir as ir
 from edgebert.exporters.constants import constant
 
 # Operators that compute every element from those at the same place in their inputs.
-_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Erf", "Pow", "Relu", "Sigmoid", "Sqrt", "Tanh"})
+ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Erf", "Pow", "Relu", "Sigmoid", "Sqrt", "Tanh"})
 # Where a value is read: by which node, as which of its inputs.
 Use = tuple[ir.Node, int]
 
@@ -105,7 +105,7 @@ def _axes(node: ir.Node, axis: int) -> list[int | None] | None:
         return None
     rest: list[int | None] = [None] * (len(node.inputs) - 1)
     rank, kind = len(out.shape), node.op_type
-    if kind in _ELEMENTWISE:
+    if kind in ELEMENTWISE:
         return [_aligned(source, axis, rank) for source in node.inputs]
     if kind == "Transpose":
         return [list(node.attributes["perm"].as_ints())[axis]]

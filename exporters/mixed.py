@@ -26,8 +26,10 @@ from edgebert.shaping.checkpoint import copy_companions
 # Far below any attention score, and with one added still finite in 16 bits.
 HIDDEN = -30000.0
 # What loses in 16 bits: sums over many values, and exponentials.
-_EXACT = frozenset({"LayerNormalization", "Softmax", "ReduceMean", "ReduceSum", "ReduceMax", "Pow", "Sqrt"})
+_EXACT = frozenset({"Erf", "LayerNormalization", "Softmax", "ReduceMean", "ReduceSum", "ReduceMax", "Pow", "Sqrt"})
 _FLOAT = ir.DataType.FLOAT
+# The operator set of ONNX Runtime's fused operators.
+_FUSED = "com.microsoft"
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,10 @@ class _Mixer:
             if not floats:
                 continue
             masked = node.op_type == "Cast" or any(value in mask for value in node.inputs if value is not None)
-            plan[node] = _FLOAT if masked or node.op_type in _EXACT else self._half.type
+            # A fused attention sums in float32 within, and has the mask in the type of its queries.
+            masked = masked and node.domain != _FUSED
+            exact = node.op_type in _EXACT or _stands_by_erf(node)
+            plan[node] = _FLOAT if masked or exact else self._half.type
             others = [value for value in node.inputs if value is not None and value not in mask]
             if masked and (node.op_type == "Cast" or all(value.is_initializer() for value in others)):
                 mask.update(node.outputs)
@@ -155,3 +160,13 @@ class _Mixer:
                 restored = cast.outputs[0]
                 restored.name, restored.shape, restored.dtype = name, value.shape, _FLOAT
                 self._graph.outputs[place] = restored
+
+
+def _stands_by_erf(node: ir.Node) -> bool:
+    """Whether a node is the scaling before or the sum behind an Erf, as in GELU.
+
+    Of 1 + erf(x), with erf near -1, 16 bits would leave next to nothing.
+    """
+    neighbours = [value.producer() for value in node.inputs if value is not None]
+    neighbours += [use.node for value in node.outputs for use in value.uses()]
+    return any(each is not None and each.op_type == "Erf" for each in neighbours)

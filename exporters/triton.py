@@ -182,7 +182,12 @@ def _least(artifact: Artifact) -> int:
 
 
 def _warm_up(artifact: Artifact) -> list[dict[str, Any]]:
-    """One text and a full batch before the first request; zeros are tokens too."""
+    """One text and a full batch before the first request; zeros are tokens too.
+
+    To a packed graph a mask of zeros leaves nothing to compute, of which nobody has tried what its kernels make.
+    """
+    if artifact.manifest.needs.get("packed"):
+        return []
     length = max(_least(artifact), min(PAD_TO, artifact.manifest.max_length))
     inputs = {
         spec.name: {"data_type": _TYPES[spec.dtype], "dims": [length], "zero_data": True}

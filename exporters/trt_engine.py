@@ -74,7 +74,7 @@ def build_engines(source: Artifact, config: EngineConfig, out: Path, *, cache_di
     for capability in bar(config.capabilities, "building engines"):
         identity = library.identity(capability)
         with _timings(cache, library, identity) as timings:
-            plan = build_plan(source, library, capability, profile, timings)
+            plan = build_plan(source, library, (capability,), profile, timings)
         library.check(plan, identity.file)
         (out / identity.file).write_bytes(plan)
         log.info("built an engine of %.1f MB for %s", len(plan) / 1e6, identity)

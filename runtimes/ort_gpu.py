@@ -32,6 +32,8 @@ from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, check
 log = logging.getLogger("edgebert")
 
 _CUDA, _TRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
+# Ampere is the first to multiply in it.
+_LEAST_FOR_BF16 = 8.0
 _REMEDY = "pip uninstall onnxruntime; pip install 'edgebert[gpu]' (the two cannot live side by side)"
 
 
@@ -100,6 +102,9 @@ class _Engine:
     """A session with its stream; not for two threads at once."""
 
     def __init__(self, artifact: Artifact, config: SessionConfig, provider: str) -> None:
+        if artifact.manifest.precision == "bf16" and float(device.capability()) < _LEAST_FOR_BF16:
+            what = f"no bf16 on a GPU of compute capability {device.capability()}"
+            raise EnvironmentMissing(what, device.name(), f"use fp16, or a GPU from {_LEAST_FOR_BF16} on")
         free = device.free_bytes()
         self._stream = device.Stream()
         self.captured = artifact.manifest.fixed is not None and provider == _CUDA
@@ -138,7 +143,7 @@ class _Engine:
         return _Bound(binding, inputs)
 
     def _opened(self, artifact: Artifact, config: SessionConfig, provider: str) -> Any:
-        model, weights = read_checked_graph(artifact)
+        model, weights = read_checked_graph(artifact, packs=provider == _CUDA)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = config.thread_count

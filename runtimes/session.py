@@ -72,8 +72,9 @@ def checked(feed: Feed, artifact: Artifact) -> dict[str, Array]:
     """A batch as every engine can be given it: int64 [batch, sequence] for each of the artifact's inputs.
 
     The mask holds ones and, anywhere, zeros; a row of zeros alone has finite outputs that mean nothing. Token
-    types may be left out, and are zeros then. Raises InputError for everything else: an engine would broadcast a
-    mask of another shape, count ids from the end, or scale attention by a mask of twos, and answer.
+    types may be left out, and are zeros then. A packed artifact takes padding on the right alone. Raises InputError for
+    everything else: an engine would broadcast a mask of another shape, count ids from the end, scale attention by a
+    mask of twos, or leave out what is no padding, and answer.
     """
     arrays = dict(feed)
     names = [spec.name for spec in artifact.manifest.inputs]
@@ -89,11 +90,23 @@ def checked(feed: Feed, artifact: Artifact) -> dict[str, Array]:
     largest = {name: int(array.view(np.uint64).max(initial=0)) for name, array in arrays.items()}
     if largest[_MASK] > 1:
         raise _refused("a mask of other values than 0 and 1", artifact, "give 1 for tokens that count, 0 for others")
+    if not takes(arrays[_MASK], artifact):
+        raise _refused("padding elsewhere than on the right", artifact, "pad on the right, or export without --packed")
     if largest[_IDS] >= (vocab := artifact.manifest.architecture.vocab):
         raise _refused("token ids beyond the vocabulary", artifact, f"give 0 to {vocab - 1}")
     if largest.get(_TYPES, 0) >= _MOST_TYPES:
         raise _refused("token types that are no numbers of a text", artifact, "give 0 and 1")
     return arrays
+
+
+def takes(mask: Array, artifact: Artifact) -> bool:
+    """Whether an artifact can be asked with a mask (int [batch, sequence] of 0 and 1).
+
+    A packed one only where each row begins with its tokens, one at least, and all its padding follows.
+    """
+    if not artifact.manifest.needs.get("packed"):
+        return True
+    return bool(mask[:, :1].all() and (mask[:, 1:] <= mask[:, :-1]).all())
 
 
 def _refused(what: str, artifact: Artifact, remedy: str) -> InputError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def _kept(cache: EngineCache, artifact: Artifact, library: Library, place: Place
 def _built(cache: EngineCache | None, artifact: Artifact, library: Library, place: Place, profile: Profile) -> bytes:
     log.info("building an engine of %s for %s (this may take minutes)", artifact.path, place.identity)
     timings = cache.timings(place) if cache else Timings()
-    plan = build_plan(artifact, library, place.identity.capability, profile, timings)
+    plan = build_plan(artifact, library, (place.identity.capability,), profile, timings)
     if cache:
         cache.keep_plan(artifact, place, profile, plan)
         if timings.content:
@@ -133,12 +134,14 @@ def _built(cache: EngineCache | None, artifact: Artifact, library: Library, plac
     return plan
 
 
-def build_plan(artifact: Artifact, library: Library, capability: str, profile: Profile, timings: Timings) -> bytes:
+def build_plan(
+    artifact: Artifact, library: Library, capabilities: Sequence[str], profile: Profile, timings: Timings
+) -> bytes:
     """The engine of an artifact's graph, of the very bytes that were checked."""
-    if library.foreign and capability not in library.foreign:
-        what = f"no engine for compute capability {capability}"
-        known = f"{library.identity(capability).library} {library.version} knows {', '.join(library.foreign)}"
+    if library.foreign and (unknown := [each for each in capabilities if each not in library.foreign]):
+        what = f"no engine for compute capability {', '.join(unknown)}"
+        known = f"{library.identity('').library} {library.version} knows {', '.join(library.foreign)}"
         raise EnvironmentMissing(what, f"target {library.target}", known)
     model, weights = read_checked_graph(artifact)
     network = Network(model, weights, str(artifact.path))
-    return library.build(network, profile, capability, timings)
+    return library.build(network, profile, capabilities, timings)

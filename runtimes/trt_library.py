@@ -93,8 +93,13 @@ class Library:
                 known = f"{self._name} {self.version} knows {', '.join(self.foreign)}"
             raise UsageError(f"no compute capability {', '.join(wrong)}", "--compute-capability", known)
 
-    def build(self, network: Network, profile: Profile, capability: str, timings: Timings | None = None) -> bytes:
-        """An engine. Raises InputError, with the library's reason, where it does not take the graph."""
+    def build(
+        self, network: Network, profile: Profile, capabilities: Sequence[str], timings: Timings | None = None
+    ) -> bytes:
+        """An engine that runs on GPUs of these compute capabilities, of TensorRT itself on the one at hand.
+
+        Raises InputError, with the library's reason, where it does not take the graph.
+        """
         trt, log_ = self._trt, self._log
         log_.errors.clear()
         builder = trt.Builder(log_)
@@ -106,8 +111,10 @@ class Library:
         # fp32 is meant: the tensor cores would round its products to 10 bits.
         config.clear_flag(trt.BuilderFlag.TF32)
         if self.foreign:
-            config.num_compute_capabilities = 1
-            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
+            config.num_compute_capabilities = len(capabilities)
+            for place, capability in enumerate(capabilities):
+                kind = getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}")
+                config.set_compute_capability(kind, place)
         elif timings is not None:
             config.set_timing_cache(config.create_timing_cache(timings.content), ignore_mismatch=False)
         shapes = builder.create_optimization_profile()

@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
+import packed_reference
 import pytest
+import torch
 from commands import ROOT, environment, without
 
 SCRIPT = ROOT / "benchmarks" / "gpu_tables.py"
@@ -24,7 +28,8 @@ def run(*arguments: object, **variables: str) -> str:
 def test_the_tables_are_made_without_the_exporters(tmp_path: Path) -> None:
     run("--tiny", "--prepare", tmp_path / "graphs")
     made = sorted(path.name for path in (tmp_path / "graphs").iterdir())
-    assert made == ["tiny-fp16.json", "tiny-fp16.onnx", "tiny-fp32.json", "tiny-fp32.onnx"]
+    forms = ("bf16", "fp16-packed", "fp16", "fp32")
+    assert made == [f"tiny-{form}.{kind}" for form in forms for kind in ("json", "onnx")]
     # As on the machine that measures: nothing that writes graphs, and edgebert neither installed nor complete.
     absent = without(["onnx_ir", "click"], tmp_path)
     asked = ("--tiny", "--device", "cpu", "--no-compile", "--graphs", tmp_path / "graphs", "-o", tmp_path / "out")
@@ -37,11 +42,36 @@ def test_the_tables_are_made_without_the_exporters(tmp_path: Path) -> None:
     assert report["parity"][0]["max error"] <= 1e-5
     assert report["parity"][1]["max error"] <= 1e-2
     assert [(row["batch"], row["length"]) for row in report["rows"]] == [(1, 8), (2, 16)] * 3
-    for row in report["rows"]:
+    # As long as real texts: all candidates have the same batches.
+    assert [row["candidate"] for row in report["ragged"]] == names
+    assert len({(row["batch"], row["tokens"], row["padding"]) for row in report["ragged"]}) == 1
+    for row in report["rows"] + report["ragged"]:
         assert row["host ms"] > 0
         assert row["device ms"] is None
-        assert row["of the peak"].endswith("%")
+        assert row.get("of the peak", "%").endswith("%")
     assert report["machine"]["matrix peak TFLOP/s"] > 0
+
+
+def test_the_packed_graph_of_the_gpus_tables_answers_as_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    graphs, lengths = (importlib.import_module(f"gpu.{name}") for name in ("graphs", "lengths"))
+    (shape,) = graphs.TINY
+    graphs.prepare(shape, tmp_path)
+    model = graphs.random_model(shape)
+    graph, weights = graphs.filled(tmp_path, shape, "fp16-packed", model)
+    (tmp_path / graphs.WEIGHTS).write_bytes(weights)
+    (tmp_path / "whole.onnx").write_bytes(graph)
+    whole = onnx.load(tmp_path / "whole.onnx").SerializeToString()
+    (drawn,) = lengths.drawn(6, 1)
+    assert 4 <= min(drawn) < max(drawn) <= 70
+    feed = lengths.feed_of(drawn, shape.vocab)
+    assert feed["attention_mask"].sum(axis=1).tolist() == drawn.tolist()
+    (found,) = packed_reference.evaluate(whole, ["logits"], feed)
+    with torch.inference_mode():
+        truth = model(**{name: torch.from_numpy(array) for name, array in feed.items()}).logits.numpy()
+    np.testing.assert_allclose(found, truth, atol=5e-3)
 
 
 def test_time_that_ends_is_said(tmp_path: Path) -> None:

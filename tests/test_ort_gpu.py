@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_every_attention_is_one_operator_and_answers_are_the_same(
     asked = feeds(TextTokenizer(exact), texts(8, seed=3))
     session = target_named("cpu").resolve()(exact, SessionConfig(threads=1))
     expected = outputs(parity.runner(session, exact), asked, OURS[task].compared)
-    for precision in ("fp32", "fp16"):
+    for precision in ("fp32", "fp16", "bf16"):
         made = fused(exports, family, task, precision, tmp_path / precision)
         counts = made.manifest.checks["fusion"]
         assert (counts["layers"], counts["MultiHeadAttention"]) == (2, 2)
@@ -97,10 +98,45 @@ def test_an_attention_that_is_not_fused_is_named(exports: Exports, tmp_path: Pat
         stage.run("fuse", fuse, Artifact.open(changed), FuseConfig("fp32"), tmp_path / "out")
 
 
+def test_an_operator_without_a_kernel_in_bf16_is_named(exports: Exports, tmp_path: Path) -> None:
+    source = exports.artifact("bert", TASKS[0], 2)
+    changed = tmp_path / "changed"
+    shutil.copytree(source.path, changed)
+    model = ir.load(source.path / "model.onnx")
+    tanh = next(node for node in model.graph if node.op_type == "Tanh")
+    tanh.op_type = "Softsign"
+    ir.save(model, changed / "model.onnx")
+    stage.run("fuse", fuse, Artifact.open(changed), FuseConfig("fp16"), tmp_path / "fp16")
+    with pytest.raises(CheckFailed, match=rf"not known to have Softsign \({tanh.name}\) in bf16: .*fp16"):
+        stage.run("fuse", fuse, Artifact.open(changed), FuseConfig("bf16"), tmp_path / "bf16")
+
+
+def test_attention_is_narrow_in_every_layer(exports: Exports, tmp_path: Path) -> None:
+    # Also in a last layer of one query, to whose mask nothing but constants is added.
+    for precision, half in (("fp16", ir.DataType.FLOAT16), ("bf16", ir.DataType.BFLOAT16)):
+        made = fused(exports, "bert", TASKS[0], precision, tmp_path / precision)
+        for node in ir.load(made.path / "model.onnx").graph:
+            if node.domain == "com.microsoft":
+                values = [value for value in node.inputs if value is not None]
+                assert {value.dtype for value in values} == {half}, node.name
+
+
+def test_a_gpu_that_does_not_multiply_in_bf16_is_named(
+    exports: Exports, gpu: tuple[Runtime, Machine], tmp_path: Path
+) -> None:
+    _, machine = gpu
+    made = fused(exports, "bert", TASKS[0], "bf16", tmp_path / "m")
+    machine.capability = "7.5"
+    with pytest.raises(EnvironmentMissing, match=r"no bf16 on a GPU of compute capability 7\.5"):
+        target_named("cuda").resolve()(made, SessionConfig(threads=1))
+
+
 def test_exported_without_a_gpu_they_are_judged_on_the_cpu(tmp_path: Path) -> None:
     model = checkpoint(tmp_path / "m", layers=1)
-    asked = ("--model", model, "--target", "cuda,ort-trt", "--precision", "fp32,fp16", "-o", tmp_path / "o", "--json")
-    made = edgebert("export", *asked).json["artifacts"]
+    asked = ("--model", model, "-o", tmp_path / "o", "--json")
+    made = edgebert("export", "--target", "cuda,ort-trt", "--precision", "fp32,fp16", *asked).json["artifacts"]
+    (bf16,) = edgebert("export", "--target", "cuda", "--precision", "bf16", *asked).json["artifacts"]
+    assert bf16["checks"]["parity"][-1]["name"] == "bf16"
     assert [(each["target"], each["precision"]) for each in made] == [
         (target, precision) for target in TARGETS for precision in ("fp32", "fp16")
     ]

@@ -124,6 +124,13 @@ def test_graphs_for_gpus_go_to_gpus(tmp_path: Path, target: str) -> None:
         np.testing.assert_allclose(found["logits"], model.logits(["a film"]), atol=1e-5)
 
 
+def test_a_packed_graph_is_not_warmed_up_with_texts_that_have_no_token(tmp_path: Path) -> None:
+    model = checkpoint(tmp_path / "m", layers=2)
+    (artifact,) = build.export(str(model), target="cuda", packing=True, out=tmp_path / "o")
+    config = config_of(write_repository(artifact, tmp_path / "r", "m").path / "m-graph")
+    assert (config.backend, list(config.model_warmup)) == ("onnxruntime", [])
+
+
 def test_engines_are_named_by_compute_capability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_gpu(Machine(), monkeypatch)
     model = checkpoint(tmp_path / "m", layers=1)

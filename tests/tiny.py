@@ -316,26 +316,29 @@ def _write(path: Path, document: Any) -> None:
 
 
 class Exports:
-    """Artifacts below ``folder``, each made once a session; one trace serves all of a family and task."""
+    """Artifacts below ``folder``, each made once a session; one trace serves all of a family and task.
+
+    Depths above three have checkpoints and traces of their own.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.templates: dict[tuple[str, str], Template] = {}
+        self.templates: dict[tuple[str, str, int], Template] = {}
 
-    def template(self, family: str, task: str) -> Template:
-        if (family, task) not in self.templates:
+    def template(self, family: str, task: str, layers: int = 3) -> Template:
+        if (family, task, layers) not in self.templates:
             # Fresh weights, equal among themselves: what the trace merges or folds away shows in every test.
-            name = f"{family}-{task}-fresh"
-            folder = once(self.folder / name, lambda out: checkpoint(out, family, task, fresh=True))
-            self.templates[family, task] = once_traced(
+            name = f"{family}-{task}-{layers}-fresh"
+            folder = once(self.folder / name, lambda out: checkpoint(out, family, task, layers, fresh=True))
+            self.templates[family, task, layers] = once_traced(
                 self.folder / f"{name}.trace", lambda: trace(open_checkpoint(str(folder)))
             )
-        return self.templates[family, task]
+        return self.templates[family, task, layers]
 
     def checkpoint(self, family: str, task: str, layers: int = 3) -> Artifact:
         def make(out: Path) -> object:
-            if layers == 3:
-                return checkpoint(out, family, task, seed=1)
+            if layers >= 3:
+                return checkpoint(out, family, task, layers, seed=1)
             config = TruncateConfig(tuple(range(layers)))
             return stage.run("truncate", truncate, self.checkpoint(family, task), config, out)
 
@@ -346,7 +349,7 @@ class Exports:
     ) -> Artifact:
         def make(out: Path) -> object:
             if precision == "fp32":
-                build = partial(build_graph, template=self.template(family, task))
+                build = partial(build_graph, template=self.template(family, task, max(3, layers)))
                 return stage.run("graph", build, self.checkpoint(family, task, layers), graph, out)
             source = self.artifact(family, task, layers, graph=graph)
             if precision == "bf16":

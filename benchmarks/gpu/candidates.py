@@ -18,11 +18,15 @@ from gpu.graphs import WEIGHTS, Shape, filled
 Feed = Mapping[str, Any]
 Call = Callable[[], Any]
 
+# Full batches have no padding to leave out; bf16 is as fast as fp16, and there to be compared with PyTorch.
+_TABLES: Mapping[str, tuple[str, ...]] = {"fp16-packed": ("ragged",), "bf16": ()}
+
 
 class Candidate(Protocol):
-    """One way to run a model."""
+    """One way to run a model, and the tables of latencies that it is in, if any: ``full``, ``ragged``."""
 
     name: str
+    tables: tuple[str, ...]
 
     def bound(self, feed: Feed) -> Call:
         """A call on this batch, which begins work on the device; it gives the logits as the device holds them."""
@@ -32,14 +36,14 @@ class Candidate(Protocol):
 
 
 class Ort:
-    """ONNX Runtime on the fused graph; the provider that really runs is asked for."""
+    """ONNX Runtime on the fused graph, padded or packed; the provider that really runs is asked for."""
 
-    def __init__(self, graphs: Path, shape: Shape, precision: str, model: Any, device: str) -> None:
+    def __init__(self, graphs: Path, shape: Shape, form: str, model: Any, device: str) -> None:
         import onnxruntime
 
-        self._ort, self._device = onnxruntime, device
-        self.name = f"edgebert cuda {precision}" if device == "cuda" else f"edgebert graph {precision} on the CPU"
-        graph, weights = filled(graphs, shape, precision, model)
+        self._ort, self._device, self.tables = onnxruntime, device, _TABLES.get(form, ("full", "ragged"))
+        self.name = f"edgebert cuda {form}" if device == "cuda" else f"edgebert graph {form} on the CPU"
+        graph, weights = filled(graphs, shape, form, model)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.add_external_initializers_from_files_in_memory([WEIGHTS], [weights], [len(weights)])
@@ -87,6 +91,8 @@ class Torch:
         self._model = model.to(device, kind)
         precision = "fp16" if device == "cuda" else "fp32"
         self.name = f"torch.compile {precision}" if compiled else f"torch SDPA {precision}"
+        # It would be compiled anew for each of the lengths.
+        self.tables = ("full",) if compiled else ("full", "ragged")
         if compiled:
             self._model = torch.compile(self._model, mode="max-autotune", dynamic=False)
 

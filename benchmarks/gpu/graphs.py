@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 WEIGHTS = "weights"
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "bf16")
+# What is packed is compared with what a GPU is used for.
+PACKED = "fp16"
 VOCAB, POSITIONS = 30522, 512
 
 
@@ -68,12 +70,13 @@ def random_model(shape: Shape) -> Any:
 
 
 def prepare(shape: Shape, out: Path) -> None:
-    """Write ``NAME-PRECISION.onnx`` and ``.json`` for target cuda."""
+    """Write ``NAME-FORM.onnx`` and ``.json`` for target cuda: a form is a precision, packed too."""
     from functools import partial
 
     from edgebert import stage
     from edgebert.exporters.cuda_fuse import FuseConfig, fuse
     from edgebert.exporters.graph import build_graph, trace
+    from edgebert.exporters.pack import PackConfig, pack
     from edgebert.exporters.signature import PORTABLE
     from edgebert.shaping.checkpoint import open_checkpoint
 
@@ -85,9 +88,10 @@ def prepare(shape: Shape, out: Path) -> None:
         (root / "model" / "tokenizer.json").write_text(json.dumps(_tokenizer()), "utf-8")
         source = open_checkpoint(str(root / "model"), "text-classification")
         graph = stage.run("graph", partial(build_graph, template=trace(source)), source, PORTABLE, root / "graph")
-        for precision in PRECISIONS:
-            made = stage.run("fuse", fuse, graph, FuseConfig(precision), root / precision)
-            _strip(made.path / "model.onnx", set(model.state_dict()), out / f"{shape.name}-{precision}", shape)
+        made = {each: stage.run("fuse", fuse, graph, FuseConfig(each), root / each) for each in PRECISIONS}
+        made[f"{PACKED}-packed"] = stage.run("pack", pack, made[PACKED], PackConfig(), root / "packed")
+        for form, artifact in made.items():
+            _strip(artifact.path / "model.onnx", set(model.state_dict()), out / f"{shape.name}-{form}", shape)
 
 
 def _tokenizer() -> dict[str, Any]:
@@ -120,17 +124,25 @@ def _strip(graph: Path, parameters: set[str], out: Path, shape: Shape) -> None:
     out.with_suffix(".json").write_text(json.dumps(document), "utf-8")
 
 
-def filled(folder: Path, shape: Shape, precision: str, model: Any) -> tuple[bytes, bytes]:
+def _bytes(tensor: Any, dtype: str) -> bytes:
+    """A tensor's values in a type, which numpy alone need not know."""
+    import torch
+
+    found = tensor.to(getattr(torch, dtype)).contiguous()
+    return bytes(found.view(torch.uint8).numpy().tobytes())
+
+
+def filled(folder: Path, shape: Shape, form: str, model: Any) -> tuple[bytes, bytes]:
     """A prepared graph, and the content of its virtual file by a model's own weights. No onnx is needed."""
-    document = json.loads((folder / f"{shape.name}-{precision}.json").read_text("utf-8"))
+    document = json.loads((folder / f"{shape.name}-{form}.json").read_text("utf-8"))
     if document["shape"] != asdict(shape):
         raise ValueError(f"{folder} was prepared for another {shape.name}: run --prepare again")
     state, content = model.state_dict(), bytearray(document["bytes"])
     for entry in document["tensors"]:
         plain = entry["name"].removesuffix(".T")
         tensor = state[plain].T if plain != entry["name"] else state[plain]
-        raw = np.ascontiguousarray(tensor.detach().cpu().float().numpy().astype(entry["dtype"])).tobytes()
+        raw = _bytes(tensor.detach().cpu(), entry["dtype"])
         if len(raw) != entry["bytes"]:
             raise ValueError(f"{entry['name']} has {len(raw)} bytes where the graph has {entry['bytes']}")
         content[entry["offset"] : entry["offset"] + len(raw)] = raw
-    return (folder / f"{shape.name}-{precision}.onnx").read_bytes(), bytes(content)
+    return (folder / f"{shape.name}-{form}.onnx").read_bytes(), bytes(content)

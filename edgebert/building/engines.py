@@ -28,8 +28,9 @@ from edgebert.tasks import TASKS
 
 
 @dataclass(frozen=True)
-class Engines:
-    """An artifact with engines, the lines they add to the ledger, the answers that count, and what else was found."""
+class Completed:
+    """An artifact as its hardware runs it, the lines that adds to the ledger, the answers that count, and what else
+    was found."""
 
     artifact: Artifact
     lines: Sequence[parity.Stage]
@@ -48,7 +49,7 @@ class Builder:
 
     def build(
         self, graph: Artifact, checkpoint: Artifact, target: str, answers: Sequence[Float], reference: Sequence[Float]
-    ) -> Engines:
+    ) -> Completed:
         """Engines of a proven graph. ``answers`` are the graph's on the feeds, ``reference`` PyTorch's."""
         from edgebert.exporters.trt_engine import build_engines, engine_config
 
@@ -59,10 +60,10 @@ class Builder:
         not_here = _obstacle(target, config.capabilities)
         if not_here:
             checks = {"executed": False, "because": f"engine itself not executed here: {not_here}"}
-            return Engines(built, lines, answers, {"engine": checks})
+            return Completed(built, lines, answers, {"engine": checks})
         trusting = SessionConfig(trust_engine=True)
         line, answers = parity.onnx_stage("engine", reference, built, self.feeds, target, trusting)
-        return Engines(built, [*lines, line], answers, {"engine": {"executed": True}})
+        return Completed(built, [*lines, line], answers, {"engine": {"executed": True}})
 
     @property
     def _lengths(self) -> list[int]:

@@ -21,6 +21,7 @@ from edgebert import stage
 from edgebert.artifact import Artifact, Manifest
 from edgebert.building.engines import Builder
 from edgebert.building.lowering import Lowering
+from edgebert.building.packing import check_packed, packed
 from edgebert.building.places import bytes_needed, check_free, check_output, depth_name, workplace
 from edgebert.building.references import References
 from edgebert.building.resizing import kept_layers, pruned
@@ -71,7 +72,7 @@ class Exporter:
     that static int8 is calibrated on and the dev part that schemes are judged by; without it ``texts`` serve.
     ``depths`` are those at which the source's first layers will be exported, where that is known. ``quant_drop`` is
     how many points of the task metric int8 may lose on dev before modules are left in float. ``engine`` is what is
-    asked of targets that run engines.
+    asked of targets that run engines. ``packing``: graphs leave the padding inside of batches out.
     """
 
     def __init__(
@@ -85,10 +86,12 @@ class Exporter:
         depths: Sequence[int] = (),
         quant_drop: float = QUANT_DROP,
         engine: EngineRequest = NO_REQUEST,
+        *,
+        packing: bool = False,
     ) -> None:
         self.source, self.texts, self.texts_from, self.work = source, list(texts), texts_from, work
         self.graph, self.data, self._depths, self._quant_drop = graph, data, depths, quant_drop
-        self._engine = engine
+        self._engine, self._packing = engine, packing
         # The latest fp32 graph's line and outputs: its other precisions are compared with these.
         self._exact: tuple[tuple[str, str], tuple[parity.Stage, list[Float]]] | None = None
 
@@ -152,8 +155,8 @@ class Exporter:
         proof = self._proven(checkpoint, reference, target, precision)
         if not all(line.ok for line in proof.lines):
             self._refuse(proof.lines, out)
-        if target_named(target).engine:
-            proof = self._with_engines(proof, checkpoint, target, reference)
+        if target_named(target).engine or self._packing:
+            proof = self._completed(proof, checkpoint, target, reference)
             if not all(line.ok for line in proof.lines):
                 self._refuse(proof.lines, out)
         moved = parity.invariance(proof.answers, len(self.texts))
@@ -182,9 +185,13 @@ class Exporter:
         best, checks = self._lowering.best(graph, exact, target, precision)
         return _Proof((*lines, best.line), best.artifact, best.answers, checks)
 
-    def _with_engines(self, proof: _Proof, checkpoint: Artifact, target: str, reference: Sequence[Float]) -> _Proof:
-        builder = Builder(self._once, self._engine, self.feeds, len(self.texts))
-        made = builder.build(proof.artifact, checkpoint, target, proof.answers, reference)
+    def _completed(self, proof: _Proof, checkpoint: Artifact, target: str, reference: Sequence[Float]) -> _Proof:
+        """With what only the target's own hardware could execute: engines, or the graph in packed mode."""
+        if self._packing:
+            made = packed(self._once, proof.artifact, target, self.feeds, proof.answers, reference)
+        else:
+            builder = Builder(self._once, self._engine, self.feeds, len(self.texts))
+            made = builder.build(proof.artifact, checkpoint, target, proof.answers, reference)
         return _Proof((*proof.lines, *made.lines), made.artifact, made.answers, {**proof.checks, **made.checks})
 
     def _truncation(self, checkpoint: Artifact) -> tuple[parity.Stage, ...]:
@@ -213,7 +220,9 @@ class Exporter:
         path.parent.mkdir(parents=True, exist_ok=True)
         stage.write_json(path, document)
         bad = next(line for line in stages if not line.ok)
-        numbers = f"error {bad.max_abs_error:.3g} of {bad.tolerance:.3g}, cosine {bad.cosine:.5f}"
+        numbers = f"error {bad.max_abs_error:.3g} of {bad.tolerance:.3g}, cosine {bad.cosine:.5f} of {bad.min_cosine:g}"
+        if bad.label_agreement is not None:
+            numbers += f", same label {bad.label_agreement:.1%} of {bad.min_label_agreement:.0%}"
         raise CheckFailed(
             f"parity of {bad.name} failed, {numbers}", str(path), "use --precision fp32, or report the model", document
         )
@@ -241,6 +250,7 @@ def export(
     fixed: Sizes | None = None,
     quant_drop: float = QUANT_DROP,
     engine: EngineRequest = NO_REQUEST,
+    packing: bool = False,
     force: bool = False,
     tell: Callable[[Importance], None] | None = None,
 ) -> list[Artifact]:
@@ -249,9 +259,10 @@ def export(
     ``keep`` and ``tell`` are :func:`kept_layers`'. ``prune`` names the data whose tokens alone stay in the vocabulary
     (see :func:`pruned`). ``fixed`` (texts, tokens) makes graphs of that one shape; longer texts are then longer than
     the model reads. ``quant_drop`` is how many points of the task metric int8 may lose on the data's dev part before
-    modules are left in float. ``engine`` says for which GPUs and shapes engines are built. Returns the artifacts,
-    published under ``out``. Raises UsageError for depths that do not exist or folders that do, InputError for unusable
-    checkpoints or data, CheckFailed where parity fails.
+    modules are left in float. ``engine`` says for which GPUs and shapes engines are built. ``packing``
+    leaves the padding inside of batches out, on target cuda. Returns the artifacts, published under ``out``. Raises
+    UsageError for depths that do not exist or folders that do, InputError for unusable checkpoints or data,
+    CheckFailed where parity fails.
     """
     source = open_checkpoint(model, task)
     depth = source.manifest.architecture.layers
@@ -264,11 +275,14 @@ def export(
         if way[0] == "torch" and graph != PORTABLE:
             raise UsageError("target torch has no graph", "--opset, --fixed", "export to another target")
     _check_engines(engine, ways, source)
+    if packing:
+        check_packed(ways, fixed=fixed is not None)
     name = source.manifest.name if prune is None else pruned_name(source)
     check_output(source, Path(out))
     rows = read(data, columns) if data is not None else None
     keeps = kept_layers(source, wanted, keep, rows, tell=tell)
-    jobs = [(kept, way, Path(out) / (_name(name, kept, *way) + graph.suffix)) for kept in keeps for way in ways]
+    suffix = graph.suffix + "-packed" * packing
+    jobs = [(kept, way, Path(out) / (_name(name, kept, *way) + suffix)) for kept in keeps for way in ways]
     check_free([path for _, _, path in jobs], Path(out), force=force)
     needed = bytes_needed(source, [len(kept) for kept in keeps], [p for _, p in ways], len(engine.capabilities))
     needed += 0 if prune is None else sizes.weight_bytes(shape_of(source))["fp32"]
@@ -280,7 +294,7 @@ def export(
         if prune is not None:
             source = pruned(source, read(prune, columns), work / "pruned")
         depths = [len(kept) for kept in keeps if tuple(kept) == tuple(range(len(kept)))]
-        exporter = Exporter(source, texts, texts_from, work, graph, rows, depths, quant_drop, engine)
+        exporter = Exporter(source, texts, texts_from, work, graph, rows, depths, quant_drop, engine, packing=packing)
         for kept, way, path in bar(jobs, "exporting"):
             done.append(exporter.export(exporter.truncated(kept), *way, path, force=force))
             log.info("exported %s (%.1f MB)", path, done[-1].manifest.bytes / 1e6)

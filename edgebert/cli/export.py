@@ -81,6 +81,7 @@ def entry_of(artifact: Artifact) -> Document:
     help="Make the graph of one shape, such as 1x128 (texts x tokens) [default: any].",
 )
 @click.option("--opset", type=click.IntRange(OPSETS[0], OPSETS[-1]), default=OPSET, help="ONNX operator set.")
+@click.option("--packed", is_flag=True, help="Leave the padding inside of batches out (target cuda, fp32 or fp16).")
 @flags.engines
 @flags.quant_drop
 @flags.prune
@@ -97,6 +98,7 @@ def run(
     task: str,
     fixed: tuple[int, int] | None,
     opset: int,
+    packed: bool,
     compute_capability: tuple[str, ...],
     profile: Profile | None,
     cache_dir: Path | None,
@@ -112,6 +114,7 @@ def run(
     artifacts = build.export(
         model, layers, target, precision, out,
         keep=keep, data=data, columns=columns, task=task, prune=prune_vocab, opset=opset, fixed=fixed,
-        quant_drop=quant_drop, engine=EngineRequest(compute_capability, profile, cache_dir), force=force, tell=told,
+        quant_drop=quant_drop, engine=EngineRequest(compute_capability, profile, cache_dir), packing=packed,
+        force=force, tell=told,
     )  # fmt: skip
     return {"artifacts": [entry_of(artifact) for artifact in artifacts], **told.document}

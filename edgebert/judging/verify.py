@@ -13,6 +13,7 @@ from edgebert.errors import UsageError
 from edgebert.judging import parity
 from edgebert.judging.evaluate import evaluate
 from edgebert.judging.metrics import Metric, whole_metric
+from edgebert.runtimes.session import takes
 from edgebert.serving.golden import read_golden
 from edgebert.serving.model import Model, open_model
 from edgebert.serving.rows import Run, outputs
@@ -75,6 +76,7 @@ def _reference_stage(artifact: Artifact, run: Run, checkpoint: Artifact, rows: D
         )
     task = TASKS[artifact.manifest.task]
     feeds = parity.feeds(TextTokenizer(artifact), parity.ledger_texts(rows, task)[0])
+    feeds = [feed for feed in feeds if takes(feed["attention_mask"], artifact)]
     expected = outputs(parity.runner(reference_session(checkpoint), checkpoint), feeds, task.compared)
     actual = outputs(run, feeds, task.compared)
     return parity.compare("reference", _kind(artifact), expected, actual, parity.choices_of(artifact.manifest))
