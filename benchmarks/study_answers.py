@@ -29,7 +29,7 @@ def head(found: Found) -> str:
 
 MiniLM-L6 (6 layers, 384 wide) is fine-tuned for a task and made shallower in every way that edgebert knows; each result is compared with its 6-layer teacher on the task's test part. Every number here comes from [the rows](study/rows.jsonl) of `make study`, which goes on where it was cut off; `python benchmarks/study_page.py` writes this page. {len({row["run"] for row in rows})} runs, {hours:.1f} hours of one core, {" and ".join(machines)}, {dates[0]} to {dates[-1]}, {told}.
 
-Numbers are points of the task's metric (accuracy; entity F1 for wnut17; Spearman's correlation of cosines for stsb) between a student and its teacher, both in fp32 unless said, with the paired 95 % interval over the texts of test. One seed each unless said: two seeds differ by about half a point on these sets. The teachers: {teachers}. "Mean of five" is over the classified sets.
+Numbers are points of the task's metric (accuracy; entity F1 for wnut17; Spearman's correlation of cosines for stsb) between a student and its teacher, both in fp32 unless said, with the paired 95 % interval over the texts of test. One seed each. The teachers: {teachers}. "Mean of five" is over the classified sets.
 
 {_aims(found)}
 """  # noqa: E501
@@ -52,12 +52,13 @@ def _aims(found: Found) -> str:
 def needed(found: Found, means: Mapping[str, Mapping[int, float | None]]) -> str:
     """Question 1."""
     told = [
-        f"{method} {', '.join(f'{_points(of_depth[depth])}' for depth in (3, 2, 1))}"
+        f"{method} {', '.join(f'{value:+.1f} at {depth}' for depth, value in of_depth.items() if value is not None)}"
         for method, of_depth in means.items()
+        if any(value is not None for value in of_depth.values())
     ]
     return f"""## 1. Is distillation needed?
 
-At three, two and one layers, mean of five sets: {"; ".join(told)}.
+Points by layers, mean of five sets where all five are measured: {"; ".join(told) or UNKNOWN}.
 "none" begins with the pre-trained layers and learns the labels; "logits" also the teacher's answers, "hidden" its hidden states too; "elastic" trains all depths in one run.
 """  # noqa: E501
 
@@ -65,10 +66,10 @@ At three, two and one layers, mean of five sets: {"; ".join(told)}.
 def cuts(found: Found, starts: Mapping[str, Mapping[str, Points | None]]) -> str:
     """Question 2."""
     means = {name: found.mean(of_set) for name, of_set in starts.items()}
-    told = "; ".join(f"{name} {_points(value)}" for name, value in means.items())
+    told = "; ".join(f"{name} {value:+.1f}" for name, value in means.items() if value is not None)
     return f"""## 2. Which layers can go, and must a depth be pre-trained?
 
-Three layers, mean of five sets: {told}.
+Three layers, mean of five sets where all five are measured: {told or UNKNOWN}.
 "Fine-tuned" layers are the teacher's; "from scratch" is a model of three layers that was never pre-trained. All learn by `hidden`.
 """  # noqa: E501
 
@@ -77,13 +78,15 @@ def depth(found: Found) -> str:
     """Question 3."""
     told = []
     for name in (*CLASSIFIED, ENCODED):
-        enough = next((k for k in DEPTHS if (p := found.points(distilled(name, k))) and p.high >= 0), None)
-        told.append(f"{name} {enough or FULL}")
+        known = {k: points for k in DEPTHS if (points := found.points(distilled(name, k)))}
+        enough = next((k for k, points in known.items() if points.high >= 0), FULL)
+        if known:
+            told.append(f"{name} {enough}")
     return f"""## 3. Where does the next layer stop paying?
 
-The fewest layers that cannot be told from the teacher (its interval reaches zero): {", ".join(told)}.
+The fewest layers that cannot be told from the teacher (its interval reaches zero), of the depths measured: {", ".join(told)}.
 A layer costs the same time wherever it is added; what it gains shrinks with every one.
-"""
+"""  # noqa: E501
 
 
 def width(found: Found) -> str:
@@ -97,10 +100,10 @@ def width(found: Found) -> str:
 def rounded(found: Found) -> str:
     """Question 5."""
     means = {k: found.mean({name: found.rounded(distilled(name, k)) for name in CLASSIFIED}) for k in ROUNDED}
-    told = ", ".join(f"{layers} layers {_points(value)}" for layers, value in means.items())
+    told = ", ".join(f"{layers} layers {value:+.1f}" for layers, value in means.items() if value is not None)
     return f"""## 5. Does int8 cost shallow models more?
 
-int8 against fp32, mean of five sets: {told}.
+int8 against fp32, mean of five sets where all five are measured: {told or UNKNOWN}.
 int8 is the scheme (dynamic or static) that does best on dev, with the modules in float that `--quant-drop` asks for.
 """
 
@@ -111,7 +114,3 @@ def helped(found: Found) -> str:
 
 Runs of the recipe with one setting changed.
 """
-
-
-def _points(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:+.1f}"
