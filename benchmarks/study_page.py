@@ -67,13 +67,15 @@ def _cuts(found: Found, pictures: Path) -> str:
         drawn.append(
             Series(name, [n for n, _ in known], [p.value for _, p in known], [(p.low, p.high) for _, p in known])
         )
-    bars(pictures / "cuts.svg", SETS, drawn, POINTS)
+    bars(pictures / "cuts.svg", SETS, [one for one in drawn if one.x], POINTS)
     rows = [[name, *of_set.values(), found.mean(of_set)] for name, of_set in starts.items()]
     picture = "![Points to the teacher at three layers, by the layers kept](study/cuts.svg)\n"
     return "\n".join([answers.cuts(found, starts), picture, table(["three layers", *SETS, "mean of five"], rows)])
 
 
 def _depth(found: Found, pictures: Path) -> str:
+    of_set = [_series(data, {k: _value(found.points(distilled(data, k))) for k in DEPTHS}) for data in SETS]
+    lines(pictures / "layers.svg", [one for one in of_set if one.x], "layers", POINTS, levels={"teacher": 0.0})
     drawn = []
     for data in SETS:
         timed = (*ROUNDED, FULL)
@@ -82,7 +84,8 @@ def _depth(found: Found, pictures: Path) -> str:
         drawn.append(
             Series(data, [x for x, _, _ in there], [y for _, y, _ in there], labels=[str(d) for _, _, d in there])
         )
-    lines(pictures / "depth.svg", [one for one in drawn if one.x], "p50 latency of one text in int8, ms", POINTS)
+    if any(one.x for one in drawn):
+        lines(pictures / "depth.svg", [one for one in drawn if one.x], "p50 latency of one text in int8, ms", POINTS)
     rows = []
     for depth in DEPTHS:
         points = {data: found.points(distilled(data, depth)) for data in SETS}
@@ -92,7 +95,9 @@ def _depth(found: Found, pictures: Path) -> str:
         for precision in ("fp32", "int8")
         for depth in (*ROUNDED, FULL)
     ]
-    picture = "![Points to the teacher over latency, a line for each set, a mark for each depth](study/depth.svg)\n"
+    picture = "![Points to the teacher over layers, a line for each set](study/layers.svg)\n"
+    if any(one.x for one in drawn):
+        picture += "\n![Points over latency, a line for each set, a mark for each depth](study/depth.svg)\n"
     tables = [table(["layers", *SETS, "mean of five"], rows), table(["p50 ms of one text", "layers", *SETS], times)]
     return "\n".join([answers.depth(found), picture, *tables])
 
@@ -102,6 +107,10 @@ def _int8_points(found: Found, data: str, depth: int) -> float | None:
     run = distilled(data, depth) if depth != FULL else None
     row = found.row(run) if run else found.teacher(data)
     return 100 * (row["int8"] - row["teacher"]) if row and "int8" in row else None
+
+
+def _value(points: Points | None) -> float | None:
+    return None if points is None else points.value
 
 
 def _ms(value: float | None) -> str | None:

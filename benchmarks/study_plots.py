@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Told apart by people who see no red or no green too (Okabe and Ito 2008), and by their marks in grey.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -40,6 +41,8 @@ def lines(place: Path, series: Sequence[Series], x: str, y: str, *, levels: Mapp
                 axes.plot([place_x, place_x], [low, high], color=colour, linewidth=1.0, alpha=0.6)
             for place_x, place_y, label in zip(one.x, one.y, one.labels, strict=False):
                 axes.annotate(label, (place_x, place_y), xytext=(0, 7), textcoords="offset points", ha="center", size=9)
+        if all(float(value).is_integer() for one in series for value in one.x):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for name, level in (levels or {}).items():
             axes.axhline(level, color="#777777", linewidth=1.0, linestyle=(0, (5, 3)), label=name)
         _write(place, figure, axes)
@@ -74,6 +77,6 @@ def _empty(x: str, y: str) -> tuple[Figure, Axes]:
 
 def _write(place: Path, figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=10)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False, fontsize=10)
     place.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(place, format="svg", metadata={"Date": None})

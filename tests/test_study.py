@@ -68,7 +68,7 @@ def test_the_page_is_made_of_the_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "| 3 | -0.4 (-1.4 to +0.6) |" in page
     assert "1.12" in page
     assert "`wnut17-elastic-l1.2.3.4.5-teacher`" in page
-    for name in ("methods", "cuts", "depth", "width", "int8"):
+    for name in ("methods", "cuts", "layers", "depth", "width", "int8"):
         assert "</svg>" in (tmp_path / "study" / f"{name}.svg").read_text("utf-8")
         assert f"(study/{name}.svg)" in page
 
