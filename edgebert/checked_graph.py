@@ -63,7 +63,7 @@ def _projected(graph: Graph, family: Family, width: int) -> int:
     """The width of the hidden states: that of the embedding tables, where nothing widens them."""
     if family.projection is None:
         return width
-    pattern = re.compile(rf"(^|\.){re.escape(family.projection)}\.T(\.int8)?$")
+    pattern = re.compile(rf"(^|\.){re.escape(family.projection)}\.T(\.(int8|fp8))?$")
     return next((shape[-1] for name, shape in graph.tensors.items() if pattern.search(name) and shape), width)
 
 

@@ -64,8 +64,8 @@ def _function(place: str) -> Any:
     return getattr(import_module(module), function)
 
 
-# What TensorRT takes: fp8 needs scales that ONNX Runtime cannot check here, and is left out until something can.
-_TYPED = ("fp32", "fp16", "bf16", "int8", "int8-static")
+# What TensorRT takes.
+_TYPED = ("fp32", "fp16", "bf16", "int8", "int8-static", "fp8")
 _GPU = "edgebert.runtimes.device:require"
 
 TARGETS: Mapping[str, Target] = {

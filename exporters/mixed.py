@@ -69,7 +69,7 @@ def to_mixed(source: Artifact, config: MixedConfig, out: Path) -> Manifest:
 
 
 def mix(graph: ir.Graph, half: str, where: str) -> None:
-    """Rewrite a graph in place: of float32, or with its products in int8 and float32 around them."""
+    """Rewrite a graph in place: of float32, or with its products in 8 bits and float32 around them."""
     _Mixer(graph, _HALVES[half], where).mix()
 
 

@@ -17,7 +17,7 @@ GOLDEN = "golden.npz"
 
 @dataclass(frozen=True)
 class SealConfig:
-    """Settings of the last stage: the target the artifact is for, where its test texts came from, its int8 scheme."""
+    """Settings of the last stage: the target the artifact is for, where its test texts came from, its 8-bit scheme."""
 
     target: str
     precision: str
@@ -80,15 +80,16 @@ def _card(manifest: Manifest, config: SealConfig) -> str:
 
 
 def _loss(manifest: Manifest) -> list[str]:
-    """What int8 costs on dev, which modules stay in float, and why."""
-    lines = []
+    """What 8 bits cost on dev, which modules stay in float, and why."""
+    lines, eight = [], manifest.precision.partition("-")[0]
     if loss := manifest.checks.get("loss"):
         interval = f"({loss['low']:+.2f} to {loss['high']:+.2f})"
-        lines += ["", f"On dev, int8 moves {loss['metric']} by {loss['points']:+.2f} points {interval} against fp32."]
+        moved = f"{loss['points']:+.2f} points {interval}"
+        lines += ["", f"On dev, {eight} moves {loss['metric']} by {moved} against fp32."]
     if excluded := manifest.checks.get("excluded"):
-        lines += ["", f"These stay in float, since all of int8 {excluded['because']}:", ""]
+        lines += ["", f"These stay in float, since all of {eight} {excluded['because']}:", ""]
         lines += [
-            f"- `{each['module']}` (alone in int8: mean error {each['mean_abs_error']:.2e})"
+            f"- `{each['module']}` (alone in {eight}: mean error {each['mean_abs_error']:.2e})"
             for each in excluded["modules"]
         ]
     return lines

@@ -1,7 +1,8 @@
-"""int8 as TensorRT reads it: static scales, symmetric around zero, no integer biases, embeddings left in float.
+"""int8 and fp8 as TensorRT reads them: static scales, symmetric around zero, biases and embeddings left in float.
 
 The rest is that of :mod:`edgebert.exporters.static`, whose unsigned activations TensorRT does not parse.
-Source: TensorRT's documentation on explicit quantization (scales only, zero points must be 0).
+Sources: TensorRT's documentation on explicit quantization (scales only, zero points must be 0); Micikevicius et al.
+2022 (arXiv:2209.05433) for E4M3, which has no infinity and 448 as its largest number.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from edgebert.artifact import Artifact, Manifest
@@ -23,18 +26,39 @@ from edgebert.exporters.quantize import Float, Rewriter, quantize_graph
 from edgebert.exporters.static import StaticRewriter
 from edgebert.shaping.checkpoint import copy_companions
 
-_LIMIT = 127
-# From here on QuantizeLinear takes 16-bit floats.
+# From here on QuantizeLinear takes 16-bit floats, and gives 8-bit ones.
 _OPSET = 19
 # Scales are kept in fp16: below its least normal number they would lose what they scale.
 _LEAST_SCALE = float(np.finfo(np.float16).tiny)
 
 
 @dataclass(frozen=True)
+class _Eight:
+    """An 8-bit type: what it and its check are called, the graph's type, numpy's, and its largest number in use."""
+
+    name: str
+    check: str
+    type: ir.DataType
+    dtype: Any
+    largest: int
+
+    def rounded(self, values: Float) -> npt.NDArray[Any]:
+        """Values that are scaled already, to the nearest of the type, even ones first; beyond the largest to it."""
+        whole = np.rint(values) if self.type.is_integer() else values
+        return np.clip(whole, -self.largest, self.largest).astype(self.dtype)
+
+
+_EIGHTS = {
+    "int8": _Eight("int8", "integer", ir.DataType.INT8, np.int8, 127),
+    "fp8": _Eight("fp8", "fp8", ir.DataType.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn, 448),
+}
+
+
+@dataclass(frozen=True)
 class SymmetricConfig:
     """Settings: the name that the artifact carries, on how many texts ranges were measured, what stays in float.
 
-    ``half`` is the 16-bit type of all that is neither int8 nor must be float32.
+    ``half`` is the 16-bit type of all that is neither in 8 bits nor must be float32.
     """
 
     precision: str
@@ -46,15 +70,16 @@ class SymmetricConfig:
 def quantize_symmetric(
     source: Artifact, config: SymmetricConfig, out: Path, *, ranges: Mapping[str, Range]
 ) -> Manifest:
-    """Stage: symmetric int8 from the portable fp32 graph, with the ``ranges`` that calibration found there.
+    """Stage: symmetric int8 or fp8 from the portable fp32 graph, with the ``ranges`` that calibration found there.
 
     Raises CheckFailed, naming them, where a Linear that is not excluded stays in float.
     """
     model = ir.load(source.path / MODEL)
-    quantize_graph(SymmetricRewriter(model.graph, _LIMIT, ranges), config.excluded)
-    coverage = integer_coverage(model.graph)
-    if left := [name for name in coverage["float"] if name not in config.excluded]:
-        raise CheckFailed(f"{len(left)} Linear layers stayed in float", ", ".join(left[:3]), "use --precision fp16")
+    eight = _EIGHTS[config.precision.partition("-")[0]]
+    quantize_graph(SymmetricRewriter(model.graph, eight, ranges), config.excluded)
+    products, left = _coverage(model.graph)
+    if lost := [name for name in left if name not in config.excluded]:
+        raise CheckFailed(f"{len(lost)} Linear layers stayed in float", ", ".join(lost[:3]), "use --precision fp16")
     opset = max(model.graph.opset_imports.get("", 0), _OPSET)
     model.graph.opset_imports[""] = opset
     mix(model.graph, config.half, str(source.path))
@@ -62,12 +87,16 @@ def quantize_symmetric(
     copy_config(source, out)
     copy_companions(source, out)
     needs = {**source.manifest.needs, "opset": opset, "scheme": "static", "typed": config.half}
-    checks = {**source.manifest.checks, "integer": coverage}
+    checks = {**source.manifest.checks, eight.check: {eight.check: {"MatMul": products}, "float": left}}
     return replace(source.manifest, precision=config.precision, needs=needs, checks=checks)
 
 
 class SymmetricRewriter(StaticRewriter):
-    """Writes products with both sides in int8 around zero."""
+    """Writes products with both sides in 8 bits around zero."""
+
+    def __init__(self, graph: ir.Graph, eight: _Eight, ranges: Mapping[str, Range]) -> None:
+        super().__init__(graph, eight.largest, ranges)
+        self._eight = eight
 
     def embedding(self, node: ir.Node) -> None:
         """Left as it is: TensorRT has no look-up in integers."""
@@ -81,23 +110,23 @@ class SymmetricRewriter(StaticRewriter):
     ) -> tuple[ir.Value, ir.Value, Float]:
         if activation not in self.quantized:
             self.quantized[activation] = self._rounded(node, activation)
-        # The integers are those of the scales as fp16 holds them.
-        scales = _as_stored(np.abs(weight).max(axis=0) / _LIMIT)
-        values = np.clip(np.rint(weight / scales), -_LIMIT, _LIMIT).astype(np.int8)
-        inputs = [self.initializer(f"{name}.int8", values), self.initializer(f"{name}.scale", scales)]
+        # The 8 bits are those of the scales as fp16 holds them.
+        scales = _as_stored(np.abs(weight).max(axis=0) / self.limit)
+        values = self._eight.rounded(weight / scales)
+        inputs = [self.initializer(f"{name}.{self._eight.name}", values), self.initializer(f"{name}.scale", scales)]
         (right,) = self._float(self.insert(node, "DequantizeLinear", list(inputs), {"axis": 1}), values.shape)
         return self.quantized[activation][0], right, scales
 
     def _rounded(self, node: ir.Node, activation: ir.Value) -> tuple[ir.Value, ...]:
         found = self._ranges[str(activation.name)]
-        scale = _as_stored(np.array(max(abs(found.low), abs(found.high)) / _LIMIT))
+        scale = _as_stored(np.array(max(abs(found.low), abs(found.high)) / self.limit))
         step = [
             self.initializer(f"{activation.name}.scale", scale),
-            self.initializer(f"{activation.name}.zero", np.array(0, np.int8)),
+            self.initializer(f"{activation.name}.zero", np.array(0, self._eight.dtype)),
         ]
-        (integers,) = self.insert(node, "QuantizeLinear", [activation, *step])
-        integers.dtype = ir.DataType.INT8
-        return self._float(self.insert(node, "DequantizeLinear", [integers, *step]), activation.shape)
+        (rounded,) = self.insert(node, "QuantizeLinear", [activation, *step])
+        rounded.dtype = self._eight.type
+        return self._float(self.insert(node, "DequantizeLinear", [rounded, *step]), activation.shape)
 
     def product(self, node: ir.Node, activation: ir.Value, weight: Float, name: str) -> ir.Value:
         """See :class:`~edgebert.exporters.quantize.Rewriter`."""
@@ -115,9 +144,9 @@ def _as_stored(scales: Any) -> Float:
     return stored
 
 
-def integer_coverage(graph: ir.Graph) -> dict[str, Any]:
-    """Which products with weights have both sides in integers; see the same of :mod:`edgebert.exporters.quantize`."""
-    integer, in_float = 0, []
+def _coverage(graph: ir.Graph) -> tuple[int, list[str]]:
+    """How many products with weights have both sides in 8 bits, and the modules of those that have neither."""
+    products, in_float = 0, []
     for node in graph:
         weight = node.inputs[1] if node.op_type in ("MatMul", "Gemm") else None
         if weight is None:
@@ -125,8 +154,8 @@ def integer_coverage(graph: ir.Graph) -> dict[str, Any]:
         if weight.is_initializer():
             in_float.append(module_name(weight))
         elif _dequantized(weight) and _dequantized(node.inputs[0]):
-            integer += 1
-    return {"integer": {"MatMul": integer}, "float": in_float}
+            products += 1
+    return products, in_float
 
 
 def _dequantized(value: ir.Value | None) -> bool:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgebert.artifact import Artifact, Manifest
-from edgebert.errors import EdgebertError, UsageError
+from edgebert.errors import EdgebertError, EnvironmentMissing, UsageError
 from edgebert.files import private_folder
 from edgebert.profiles import EngineRequest, Profile, default_profile
 from edgebert.progress import bar
 from edgebert.registry import target_named
 from edgebert.runtimes.trt_engines import EngineCache, Place, build_plan
-from edgebert.runtimes.trt_library import Identity, Library, Timings
+from edgebert.runtimes.trt_library import Identity, Library, Timings, check_precision
 
 log = logging.getLogger("edgebert")
 
@@ -35,7 +35,8 @@ class EngineConfig:
 def engine_config(target: str, request: EngineRequest, manifest: Manifest, lengths: Sequence[int]) -> EngineConfig:
     """What a request comes to for a model that is asked texts of these lengths; checked before anything is built.
 
-    Raises EnvironmentMissing where the library is not here, UsageError for GPUs and shapes that cannot be.
+    Raises EnvironmentMissing where the library is not here, or the GPU here does not compute in the manifest's
+    precision, UsageError for GPUs and shapes that cannot be.
     """
     library = Library(target)
     library.check_capabilities(request.capabilities)
@@ -44,6 +45,8 @@ def engine_config(target: str, request: EngineRequest, manifest: Manifest, lengt
         profile = Profile(manifest.fixed, manifest.fixed, manifest.fixed)
     profile.check(manifest.max_length)
     capabilities = request.capabilities or (_capability_here(library),)
+    error, where = (UsageError, "--compute-capability") if request.capabilities else (EnvironmentMissing, "this GPU")
+    check_precision(manifest.precision, capabilities, error, where)
     return EngineConfig(target, capabilities, (profile.least, profile.best, profile.most))
 
 

@@ -21,7 +21,7 @@ from edgebert.errors import EnvironmentMissing, InputError
 from edgebert.files import read_plain
 from edgebert.profiles import Profile, default_profile
 from edgebert.runtimes.session import SessionConfig
-from edgebert.runtimes.trt_library import Identity, Library, Network, Timings, described
+from edgebert.runtimes.trt_library import Identity, Library, Network, Timings, check_precision, described
 from edgebert.strict_json import canonical_json
 
 log = logging.getLogger("edgebert")
@@ -137,11 +137,15 @@ def _built(cache: EngineCache | None, artifact: Artifact, library: Library, plac
 def build_plan(
     artifact: Artifact, library: Library, capabilities: Sequence[str], profile: Profile, timings: Timings
 ) -> bytes:
-    """The engine of an artifact's graph, of the very bytes that were checked."""
+    """The engine of an artifact's graph, of the very bytes that were checked.
+
+    Raises EnvironmentMissing for GPUs that the library does not know, or that do not compute in the graph's precision.
+    """
     if library.foreign and (unknown := [each for each in capabilities if each not in library.foreign]):
         what = f"no engine for compute capability {', '.join(unknown)}"
         known = f"{library.identity('').library} {library.version} knows {', '.join(library.foreign)}"
         raise EnvironmentMissing(what, f"target {library.target}", known)
+    check_precision(artifact.manifest.precision, capabilities, EnvironmentMissing, f"target {library.target}")
     model, weights = read_checked_graph(artifact)
     network = Network(model, weights, str(artifact.path))
     return library.build(network, profile, capabilities, timings)

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from edgebert.errors import EnvironmentMissing, InputError, UsageError, missing_package
+from edgebert.errors import EdgebertError, EnvironmentMissing, InputError, UsageError, missing_package
 from edgebert.graph_guard import EXTERNAL, GRAPH
 from edgebert.profiles import Profile
 from edgebert.progress import Counted
@@ -27,6 +27,8 @@ log = logging.getLogger("edgebert")
 # The modules of the targets that have engines.
 _MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
 _CAPABILITY = re.compile(r"SM(\d+)(\d)")
+# The least compute capability that multiplies in a precision, where not all do: Ada is the first with fp8.
+_LEAST = {"fp8": "8.9"}
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,18 @@ def _make_monitor(trt: Any, counted: Counted) -> Any:
 
 def _first_line(error: object) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def check_precision(precision: str, capabilities: Sequence[str], error: type[EdgebertError], where: str) -> None:
+    """Raise ``error``, naming the least that will do, for GPUs that do not multiply in a precision."""
+    least = _LEAST.get(precision)
+    if least and (older := [each for each in capabilities if _numbers(each) < _numbers(least)]):
+        what = f"no {precision} on compute capability {', '.join(older)}"
+        raise error(what, where, f"{precision} needs {least} or more")
+
+
+def _numbers(capability: str) -> tuple[int, ...]:
+    return tuple(map(int, capability.split(".")))
 
 
 def described(needs: Mapping[str, Any]) -> tuple[Profile | None, dict[str, Identity]]:

@@ -68,9 +68,9 @@ def test_of_what_nobody_measured_the_deepest_and_int8(exports: Exports, tmp_path
     folder = shelf(exports, tmp_path, SHALLOW, DEEP, INT8)
     name, why, others = chosen(folder)
     assert name == INT8
-    assert (
-        why
-        == "not measured; by depth, then int8, fp16, bf16, fp32, then cpu, openvino, torch, cuda, ort-trt, trt, trt-rtx"
+    assert why == (
+        "not measured; by depth, then int8, fp8, fp16, bf16, fp32, "
+        "then cpu, openvino, torch, cuda, ort-trt, trt, trt-rtx"
     )
     assert others == {DEEP: why, SHALLOW: why}
 

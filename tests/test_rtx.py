@@ -32,8 +32,10 @@ from edgebert.serving.tokens import TextTokenizer
 
 pytestmark = pytest.mark.usefixtures("one_trace")
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 CAPABILITIES = ("8.6", "8.9", "12.0")
+# Those that multiply in fp8.
+WITH_FP8 = CAPABILITIES[1:]
 LAYERS = (1, 3, 6)
 
 
@@ -52,7 +54,7 @@ def typed(exports: Exports, family: str, layers: int, precision: str) -> Artifac
 def lowered(source: Artifact, precision: str, out: Path) -> Artifact:
     if precision == "fp32":
         return source
-    if precision != "int8":
+    if precision not in ("int8", "fp8"):
         return stage.run("mixed", to_mixed, source, MixedConfig(precision), out)
     asked = calibration_texts(None, texts(40, seed=9))
     ranges = measure_ranges(source, calibration_feeds(TextTokenizer(source), asked, None))
@@ -77,8 +79,9 @@ def test_every_family_builds_in_every_precision_and_the_graph_is_right(
             # Agreement is no measure here: random models toss coins.
             assert line.max_abs_error <= line.tolerance, line
             assert line.cosine >= line.min_cosine, line
-        # In one engine for all three: it takes no longer than one for one of them.
-        plan = build_plan(made, library(), CAPABILITIES, default_profile(64), Timings())
+        # In one engine for all of them: it takes no longer than one for one of them.
+        capabilities = WITH_FP8 if precision == "fp8" else CAPABILITIES
+        plan = build_plan(made, library(), capabilities, default_profile(64), Timings())
         library().check(plan, "the plan")
 
 
@@ -111,6 +114,7 @@ def test_the_types_stand_in_the_graph(exports: Exports) -> None:
         ("fp16", ir.DataType.FLOAT16),
         ("bf16", ir.DataType.BFLOAT16),
         ("int8", ir.DataType.FLOAT16),
+        ("fp8", ir.DataType.FLOAT16),
     ):
         nodes = ir.load(typed(exports, "bert", 3, precision).path / "model.onnx").graph
         for node in nodes:
@@ -150,6 +154,56 @@ def test_int8_is_symmetric_and_has_no_integer_bias(exports: Exports) -> None:
     assert artifact.manifest.checks["integer"] == {"integer": {"MatMul": 20}, "float": []}
 
 
+def test_fp8_is_e4m3_around_zero_on_both_sides_of_every_product(exports: Exports) -> None:
+    artifact = typed(exports, "bert", 3, "fp8")
+    made = ir.load(artifact.path / "model.onnx")
+    assert made.opset_imports[""] == artifact.manifest.needs["opset"] == 19
+    # Six a layer, the pooler and the classifier.
+    assert artifact.manifest.checks["fp8"] == {"fp8": {"MatMul": 20}, "float": []}
+    exact, found = (constants(each) for each in (exports.artifact("bert", TASKS[0], 3), artifact))
+    assert {tensor.dtype for name, tensor in found.items() if name.endswith(".zero")} == {ir.DataType.FLOAT8E4M3FN}
+    rounded = {name.removesuffix(".fp8"): tensor for name, tensor in found.items() if name.endswith(".fp8")}
+    assert len(rounded) == 20
+    for name, tensor in rounded.items():
+        assert tensor.dtype == ir.DataType.FLOAT8E4M3FN
+        values = tensor.numpy().astype(np.float32)
+        assert set(np.abs(values).max(axis=0)) == {448.0}
+        # A Gemm's weight was turned as it was rounded.
+        weight = exact[name].numpy() if name.endswith(".T") else exact[name].numpy().T
+        scaled = weight / found[f"{name}.scale"].numpy().astype(np.float32)
+        # Three bits behind the first; below 2**-6, steps of 2**-9.
+        assert (np.abs(values - scaled) <= np.maximum(np.abs(scaled) / 16, 2.0**-10) * (1 + 1e-6)).all()
+
+
+def constants(artifact: Artifact) -> dict[str, ir.TensorProtocol]:
+    values = ir.load(artifact.path / "model.onnx").graph.initializers
+    return {name: value.const_value for name, value in values.items() if value.const_value is not None}
+
+
+def test_a_gpu_without_fp8_is_refused_at_load_too(exports: Exports) -> None:
+    made = typed(exports, "bert", 1, "fp8")
+    with pytest.raises(EnvironmentMissing, match=r"no fp8 on compute capability 8.0, 8.6: .*fp8 needs 8.9 or more"):
+        build_plan(made, library(), ("8.0", "8.6", *WITH_FP8), default_profile(64), Timings())
+
+
+def test_an_fp8_artifact_has_its_engines(tmp_path: Path) -> None:
+    done = edgebert(
+        "export", "--model", checkpoint(tmp_path / "m", layers=1), "--target", "trt-rtx", "--precision", "fp8",
+        "--compute-capability", ",".join(WITH_FP8), "-o", tmp_path / "o", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    (entry,) = done.json["artifacts"]
+    artifact = Artifact.open(entry["path"])
+    assert {name for name in artifact.manifest.files if name.endswith(".plan")} == {
+        "engine-sm89.plan", "engine-sm120.plan",
+    }  # fmt: skip
+    assert [line["name"] for line in entry["checks"]["parity"]][:2] == ["onnx-fp32", "fp8"]
+    with load(artifact.path, "cpu") as opened:
+        assert len(opened.predict(["a fine film"])) == 1
+    with pytest.raises(InputError, match="OpenVINO computes nothing in fp8"):
+        load(artifact.path, "openvino")
+
+
 def test_what_the_library_does_not_read_is_refused_with_its_reason(exports: Exports) -> None:
     unread = exports.artifact("bert", TASKS[0], 2, "int8-dynamic")
     with pytest.raises(InputError, match=r"tensorrt_rtx 1\..* does not read the graph \(.*MatMulInteger"):
@@ -174,7 +228,12 @@ def test_a_broken_engine_is_known_without_a_gpu(exports: Exports) -> None:
         (("--compute-capability", "8.9", "--profile", "1x8,1x32,8x65"), 2, "the model reads at most 64 tokens"),
         (("--compute-capability", "8.9", "--profile", "2x8,1x32,8x64"), 2, "does not ascend"),
         (("--compute-capability", "8.9", "--profile", "1x8"), 2, "not of the form 1x32,8x128,32x384"),
-        (("--compute-capability", "8.9", "--precision", "fp8"), 2, "no precision fp8 on target trt-rtx"),
+        (
+            ("--compute-capability", "8.6,8.9", "--precision", "fp16,fp8"),
+            2,
+            "no fp8 on compute capability 8.6: --compute-capability: fp8 needs 8.9 or more",
+        ),
+        (("--target", "cpu", "--precision", "fp8"), 2, "no precision fp8 on target cpu"),
         (("--target", "cpu", "--compute-capability", "8.9"), 2, "no target here builds engines"),
         (("--target", "trt"), 6, r"missing package: tensorrt: pip install 'edgebert\[trt\]'"),
     ],

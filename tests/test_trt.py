@@ -194,7 +194,7 @@ def test_a_graph_that_the_library_does_not_read_is_refused_with_its_reason(expor
 
 
 def test_where_it_can_run_the_engine_itself_is_in_the_ledger(model: Path, tmp_path: Path, gpu: Machine) -> None:
-    for precision in ("fp32", "fp16", "bf16", "int8"):
+    for precision in ("fp32", "fp16", "bf16", "int8", "fp8"):
         artifact = exported(model, tmp_path, precision)
         names = [line["name"] for line in artifact.manifest.checks["parity"]]
         assert names[-2:] == ["corners 2x8,2x16,4x64", "engine"]
@@ -209,6 +209,24 @@ def test_an_engine_that_answers_otherwise_is_not_published(
     with pytest.raises(CheckFailed, match="parity of engine failed"):
         exported(model, tmp_path / "o")
     assert [path.name for path in (tmp_path / "o").iterdir()] == ["m-l1-trt-fp32.parity.json"]
+
+
+def test_a_gpu_without_fp8_says_so_before_anything_is_built_and_at_load(
+    model: Path, tmp_path: Path, plug: Plug
+) -> None:
+    plug(Machine())
+    made = exported(model, tmp_path, "fp8")
+    gc.collect()
+    older = plug(Machine(capability="8.6"))
+    for refused in (
+        lambda: exported(model, tmp_path / "older", "fp8"),
+        lambda: load(made.path),
+        lambda: load(made.path, trust_engine=True, cache_dir=tmp_path / "cache"),
+    ):
+        with pytest.raises(EnvironmentMissing, match=r"no fp8 on compute capability 8.6: .*: fp8 needs 8.9 or more"):
+            refused()
+    assert older.built == 0
+    assert not (tmp_path / "older").exists()
 
 
 def test_trt_builds_for_the_gpu_at_hand_alone(model: Path, tmp_path: Path, gpu: Machine) -> None:

@@ -69,9 +69,9 @@ class Exporter:
 
     ``source`` is the deepest of them; intermediate artifacts live in ``work``. ``texts`` serve the parity
     ledger, ``texts_from`` says where they are from. ``graph`` is what all graphs are like. ``data`` has the texts
-    that static int8 is calibrated on and the dev part that schemes are judged by; without it ``texts`` serve.
+    that static int8 and fp8 are calibrated on and the dev part that schemes are judged by; without it ``texts`` serve.
     ``depths`` are those at which the source's first layers will be exported, where that is known. ``quant_drop`` is
-    how many points of the task metric int8 may lose on dev before modules are left in float. ``engine`` is what is
+    how many points of the task metric 8 bits may lose on dev before modules are left in float. ``engine`` is what is
     asked of targets that run engines. ``packing``: graphs leave the padding inside of batches out.
     """
 
@@ -258,7 +258,7 @@ def export(
 
     ``keep`` and ``tell`` are :func:`kept_layers`'. ``prune`` names the data whose tokens alone stay in the vocabulary
     (see :func:`pruned`). ``fixed`` (texts, tokens) makes graphs of that one shape; longer texts are then longer than
-    the model reads. ``quant_drop`` is how many points of the task metric int8 may lose on the data's dev part before
+    the model reads. ``quant_drop`` is how many points of the task metric 8 bits may lose on the data's dev part before
     modules are left in float. ``engine`` says for which GPUs and shapes engines are built. ``packing``
     leaves the padding inside of batches out, on target cuda. Returns the artifacts, published under ``out``. Raises
     UsageError for depths that do not exist or folders that do, InputError for unusable checkpoints or data,
@@ -303,14 +303,14 @@ def export(
 
 def _check_engines(engine: EngineRequest, ways: Sequence[tuple[str, str]], source: Artifact) -> None:
     """Raise before anything is traced: UsageError for what cannot be built, EnvironmentMissing without the library."""
-    targets = {target for target, _ in ways if target_named(target).engine}
-    if not targets and engine != NO_REQUEST:
+    built = [(target, precision) for target, precision in ways if target_named(target).engine]
+    if not built and engine != NO_REQUEST:
         what = "no target here builds engines"
         raise UsageError(what, "--compute-capability, --profile, --cache-dir", "use --target trt or trt-rtx")
-    for target in sorted(targets):
+    for target, precision in built:
         from edgebert.exporters.trt_engine import engine_config
 
-        engine_config(target, engine, source.manifest, ())
+        engine_config(target, engine, dataclasses.replace(source.manifest, precision=precision), ())
 
 
 def _name(name: str, keep: Sequence[int], target: str, precision: str) -> str:

@@ -1,4 +1,4 @@
-"""From the fp32 graph to another precision: which way, proven by the ledger and, where it is int8, by the task."""
+"""From the fp32 graph to another precision: which way, proven by the ledger and, where it has 8 bits, by the task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edgebert.judging.metrics import Scores
 from edgebert.registry import target_named
 from edgebert.serving.rows import Float
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
-from edgebert.tolerances import QUANT_DROP
+from edgebert.tolerances import QUANT_DROP, is_eight_bit
 from edgebert.training.data import Data
 
 log = logging.getLogger("edgebert")
@@ -40,9 +40,9 @@ class Once(Protocol):
 class Lowering:
     """Builds fp32 graphs in other precisions. ``texts`` are the ledger's, ``feeds`` the same as token arrays.
 
-    ``data`` has the texts that static int8 is calibrated on and the dev part that judges; without it ``texts`` serve,
-    and the ledger judges. ``quant_drop`` is how many points int8 may lose there. ``fixed`` is the graphs' one shape,
-    where they have one.
+    ``data`` has the texts that static int8 and fp8 are calibrated on and the dev part that judges; without it ``texts``
+    serve, and the ledger judges. ``quant_drop`` is how many points these may lose there. ``fixed`` is the graphs' one
+    shape, where they have one.
     """
 
     once: Once
@@ -82,11 +82,11 @@ class Lowering:
         return self.once("fuse", name, fuse, graph, FuseConfig(precision))
 
     def _typed(self, graph: Artifact, precision: str, excluded: Sequence[str], name: str) -> Artifact:
-        """The graph with its precision written into it; around int8 is fp16."""
+        """The graph with its precision written into it; around 8 bits is fp16."""
         from edgebert.exporters.mixed import MixedConfig, to_mixed
         from edgebert.exporters.symmetric import SymmetricConfig, quantize_symmetric
 
-        if not precision.startswith("int8"):
+        if not is_eight_bit(precision):
             return self.once("mixed", name, to_mixed, graph, MixedConfig(precision))
         texts = calibration_texts(self.data, self.texts)
         config = SymmetricConfig(precision, len(texts), tuple(excluded))
@@ -104,7 +104,7 @@ class Lowering:
         trials = self._possible(graph, exact, target, precision)
         best = best_of(trials)
         checks: dict[str, Any] = {"schemes": choice} if (choice := told(trials, best)) else {}
-        if precision.startswith("int8") and (because := self._lost(graph, best)):
+        if is_eight_bit(precision) and (because := self._lost(graph, best)):
             log.info("%s %s: looking for what must stay in float", best.precision, because)
             rescue = self._rescued(graph, exact, target, best, because)
             best = rescue.trial
@@ -119,7 +119,7 @@ class Lowering:
         return None if trial.scores is None else loss_of(trial, self._exact_scores(graph))
 
     def _lost(self, graph: Artifact, trial: Trial) -> str:
-        """What int8 lost that it may not; empty where it kept enough."""
+        """What 8 bits lost that they may not; empty where it kept enough."""
         loss = self._loss(graph, trial)
         if loss is not None and loss.exceeds(self.quant_drop):
             return f"lost {-loss.points:.2f} points on dev, {self.quant_drop:g} are allowed"
@@ -144,7 +144,7 @@ class Lowering:
         built = self.build(graph, target, scheme, excluded)
         judge = target_named(target).judge
         line, answers = parity.onnx_stage(scheme.partition("-")[0], exact, built, self.feeds, judge)
-        judged = scheme.startswith("int8") and self.data is not None
+        judged = is_eight_bit(scheme) and self.data is not None
         scores = scores_on_dev(built, self.data) if judged and self.data is not None else None
         return Trial(scheme, built, line, answers, scores)
 
@@ -159,17 +159,17 @@ class Lowering:
             lambda trial: not self._lost(graph, trial),
         )
         if found is None:
-            what = f"int8 {because}, and no modules in float mend it"
+            what = f"{best.precision.partition('-')[0]} {because}, and no modules in float mend it"
             raise CheckFailed(what, str(graph.path), "raise --quant-drop, or use --precision fp32")
         return found
 
     def _effect(
         self, graph: Artifact, exact: Sequence[Float], target: str, scheme: str, excluded: Sequence[str]
     ) -> float:
-        """The mean error of the outputs with only the modules that are not ``excluded`` in int8."""
+        """The mean error of the outputs with only the modules that are not ``excluded`` in 8 bits."""
         built = self.build(graph, target, scheme, excluded)
         feeds, rows = parity.padded_part(len(self.texts))
-        line, _ = parity.onnx_stage("int8", exact[rows], built, self.feeds[feeds], target_named(target).judge)
+        line, _ = parity.onnx_stage(scheme, exact[rows], built, self.feeds[feeds], target_named(target).judge)
         # There is one for every module: only the number is of use.
         shutil.rmtree(built.path)
         return line.mean_abs_error

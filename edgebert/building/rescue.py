@@ -1,4 +1,4 @@
-"""int8 that loses too much of the task: the fewest modules whose staying in float brings it back.
+"""8 bits that lose too much of the task: the fewest modules whose staying in float brings it back.
 
 Each module is quantized alone, and its effect on the outputs measured; the most harmful are then left in float until
 the loss on dev is within bounds: "partial quantization", Wu et al. 2020 (arXiv:2004.09602), section 6.
@@ -31,7 +31,7 @@ def rescued(
 
     ``effect`` is what quantizing one module alone does to the outputs, ``build`` makes the trial without some.
     """
-    effects = {name: effect(name) for name in bar(modules, "measuring what each module loses in int8")}
+    effects = {name: effect(name) for name in bar(modules, "measuring what each module loses in 8 bits")}
     ranked = sorted(modules, key=lambda name: -effects[name])
     tried: dict[int, Trial] = {}
 

@@ -57,7 +57,7 @@ def best_of(trials: Sequence[Trial]) -> Trial:
 
 @dataclass(frozen=True)
 class Loss:
-    """What int8 costs on dev against fp32, in points of the task metric (negative: lost), with the paired interval."""
+    """What 8 bits cost on dev against fp32, in points of the task metric (negative: lost), with the paired interval."""
 
     metric: str
     points: float

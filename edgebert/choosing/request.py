@@ -23,7 +23,7 @@ class FitRequest:
 
     ``keep`` says which layers a depth has, as ``layers_to_keep`` reads it. ``student`` are the training settings of
     students, ``teacher`` those in which the teacher's differ from its recipe; ``init_from`` is a checkpoint whose
-    layers the students start from instead of the model's own. ``quant_drop`` is how many points int8 may lose on dev.
+    layers the students start from instead of the model's own. ``quant_drop`` is how many points 8 bits may lose on dev.
     ``remeasure`` is how often latencies are measured
     again while the machine is not calm.
     """

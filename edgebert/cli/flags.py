@@ -165,7 +165,9 @@ def targets(default: str | None) -> Callable[[F], F]:
 
 def precisions(default: str) -> Callable[[F], F]:
     """``--precision``: one or a list."""
-    text = "fp32, fp16, bf16, int8 (the scheme that keeps the task best), int8-dynamic, int8-static; one or a list."
+    text = (
+        "fp32, fp16, bf16, int8 (the scheme that keeps the task best: int8-dynamic, int8-static), fp8; one or a list."
+    )
     return click.option("--precision", type=NAMES, default=default, help=text)
 
 
@@ -198,12 +200,12 @@ def engines(function: F) -> F:
 
 
 def quant_drop(function: F) -> F:
-    """``--quant-drop``: what int8 may cost before some of it stays in float."""
+    """``--quant-drop``: what int8 or fp8 may cost before some of it stays in float."""
     return click.option(
         "--quant-drop",
         type=click.FloatRange(0, 100),
         default=QUANT_DROP,
-        help="Points int8 may lose on dev, beyond chance, before the fewest modules that mend it stay in float.",
+        help="Points int8 or fp8 may lose on dev, beyond chance, before the fewest modules that mend it stay in float.",
     )(function)
 
 

@@ -1,7 +1,7 @@
 """Which of several artifacts in a folder is opened here, and why.
 
 A fit's own pick comes first. Where it cannot run here, others of its depth do; then the fastest that the fit
-measured; and of what nobody measured those of any shape before those of one, the deeper, int8 before fp16,
+measured; and of what nobody measured those of any shape before those of one, the deeper, int8 before fp8, fp16,
 bf16 and fp32, and targets in the order of their table. What this machine lacks is looked up, not tried.
 """
 
@@ -22,7 +22,7 @@ from edgebert.registry import TARGETS, target_named
 # How deep below the folder artifacts may lie: in a fit's they are in artifacts/.
 _DEPTH = 2
 # The faster first, on a CPU that computes in it.
-_PRECISIONS = ("int8", "fp16", "bf16", "fp32")
+_PRECISIONS = ("int8", "fp8", "fp16", "bf16", "fp32")
 
 
 @dataclass(frozen=True)
