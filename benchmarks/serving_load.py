@@ -139,13 +139,15 @@ def at_rate(client: Client, texts: Sequence[str], rate: float, seconds: float, s
     coming = deque((start + due, generator.choice(texts)) for due in arrivals(rate, seconds, seed))
     found: list[float | None] = []
     end = start + seconds + PATIENCE
-    while (coming or client) and (now := time.perf_counter()) < end:
+    while (now := time.perf_counter()) < end:
         while coming and coming[0][0] <= now and len(client) < CONNECTIONS:
             due, text = coming.popleft()
             try:
                 client.send(text, due)
             except OSError:
                 found.append(None)
+        if not coming and not client:
+            break
         until = coming[0][0] if coming and len(client) < CONNECTIONS else end
         for asked in client.answers(until - time.perf_counter()):
             found.append(time.perf_counter() - asked.due if asked.right else None)
