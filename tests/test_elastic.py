@@ -131,13 +131,13 @@ def test_each_depth_keeps_the_weights_that_did_best(
     with caplog.at_level(logging.INFO, "edgebert"):
         made = build.distill(str(teacher), data, [1, 3], tmp_path / "out", QUICK)
     lines = [line for line in caplog.messages if " layers " in line and line[0].isdigit()]
-    # Most of the epochs together, then each alone; the deeper depth is the second column of the former.
+    # Most of the epochs together, then the shallow one alone; the deeper is the second column of the former.
     both, alone = [line for line in lines if ", " in line], [line for line in lines if ", " not in line]
     assert len(both) == 3
-    assert [line[0] for line in alone] == ["1", "3"]
+    assert [line[0] for line in alone] == ["1"]
     for artifact, column in zip(made, (0, 1), strict=True):
         values = [float(line.split(", ")[column].split()[-1]) for line in both]
-        values.append(float(alone[column].split()[-1]))
+        values += [float(line.split()[-1]) for line in alone[column:]]
         assert artifact.manifest.checks["training"]["value"] == pytest.approx(max(values), abs=1e-4)
 
 
@@ -151,7 +151,7 @@ class Interrupter(logging.Handler):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("line", ["epoch 2:", "training 1 layers alone", "training 2 layers alone"])
+@pytest.mark.parametrize("line", ["epoch 2:", "training 1 layers alone"])
 def test_an_interrupted_run_ends_as_one_that_was_not(line: str, teacher: Path, data: Path, tmp_path: Path) -> None:
     whole = build.distill(str(teacher), data, [1, 2], tmp_path / "whole", QUICK)
     log, handler = logging.getLogger("edgebert"), Interrupter(line)

@@ -99,16 +99,19 @@ def train_exits(
 ) -> dict[int, Work]:
     """Train checkpoints of the depths ``config.exits``, which share their layers, in one run; see :func:`train`.
 
-    Together for most of the epochs, then each alone for the rest. Where the best weights of each depth are kept, for
-    :func:`written`. A run that is done is not repeated.
+    Together for most of the epochs, then each but the deepest alone for the rest: what all share is made for that one,
+    and its own epoch costs most. Where the best weights of each depth are kept, for :func:`written`. A run that is
+    done is not repeated.
     """
     if set(sources) != set(config.exits):
         raise ValueError("a checkpoint for each exit")
-    plan = make_plan(sources[max(sources)], replace(config, epochs=config.epochs * (1 - ALONE)), data, teacher)
+    together = replace(config, epochs=config.epochs * (1 - ALONE)) if len(sources) > 1 else config
+    plan = make_plan(sources[max(sources)], together, data, teacher)
     folder = _trained(plan, teacher, work, save_seconds)
-    found = {}
-    for depth, source in sources.items():
+    found = {max(sources): depth_work(folder, max(sources))}
+    for depth in sorted(sources)[:-1]:
         log.info("training %d layers alone", depth)
+        source = sources[depth]
         alone = make_plan(source, replace(config, epochs=config.epochs * ALONE, exits=(depth,)), data, teacher)
         # The teacher says the same again where it is asked for the same rows.
         kept = folder.path if alone.rows_compared() == plan.rows_compared() else None
