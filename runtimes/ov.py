@@ -115,14 +115,14 @@ class _OvSession:
 def _engine(artifact: Artifact, config: SessionConfig) -> _Engine:
     """OpenVINO on exactly the bytes that were checked."""
     precision = artifact.manifest.precision.partition("-")[0]
-    if precision not in _HINTS:
-        what = f"OpenVINO computes nothing in {precision}"
-        raise InputError(what, str(artifact.path), "export it with --target openvino")
     if precision == "bf16" and not has_bf16():
         raise EnvironmentMissing(
             "this CPU does not compute in bf16", "target openvino", "needs avx512_bf16 or amx_bf16; use fp32 or int8"
         )
     model, weights = read_checked_graph(artifact)
+    if precision not in _HINTS:
+        what = f"OpenVINO computes nothing in {precision}"
+        raise InputError(what, str(artifact.path), "export it with --target openvino")
     if weights is not None:
         raise InputError(
             f"OpenVINO reads no weights beside the graph ({EXTERNAL})", str(artifact.path), "use target cpu"
