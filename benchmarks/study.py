@@ -3,9 +3,10 @@
     python benchmarks/study.py [FOLDER [DATA]] [--rows docs/study/rows.jsonl] [--jobs N] [--only TEXT] [--minutes M]
 
 Runs what `study_plan.py` lists and no row is there for, each in a process of its own with one thread, as many at a
-time as there are processors: two trainings of one thread each are half as fast again as two, one after the other, of
-two threads. A run that was cut off goes on; a row is written when its run is done. FOLDER keeps teachers and some
-students: `study_int8.py` exports and judges these, `study_latency.py` times them, `study_page.py` writes the page.
+time as there are processors: two trainings of one thread each are done in two thirds of the time (by hand) that two
+need one after the other with two threads. A run that was cut off goes on; a row is written when its run is done.
+FOLDER keeps teachers and some students: `study_int8.py` exports and judges these, `study_latency.py` times them,
+`study_page.py` writes the page.
 """
 
 from __future__ import annotations

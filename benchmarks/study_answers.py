@@ -27,12 +27,18 @@ def head(found: Found) -> str:
     )
     return f"""# The study: how many layers does a BERT need?
 
-MiniLM-L6 (6 layers, 384 wide) is fine-tuned for a task and made shallower in every way that edgebert knows; each result is compared with its 6-layer teacher on the task's test part. Every number here comes from [the rows](study/rows.jsonl) of `make study`, which goes on where it was cut off; `python benchmarks/study_page.py` writes this page. {len({row["run"] for row in rows})} runs, {hours:.1f} hours of one core, {" and ".join(machines)}, {dates[0]} to {dates[-1]}, {told}.
+MiniLM-L6 (6 layers, 384 wide) is fine-tuned for a task and made shallower in every way that edgebert knows; each result is compared with its 6-layer teacher on the task's test part. Every number here comes from [the rows](study/rows.jsonl) of `make study`, which goes on where it was cut off; `python benchmarks/study_page.py` writes this page. {len({row["run"] for row in rows})} runs, {hours:.1f} hours of one core for the students' training, {" and ".join(machines)}, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}, {told}.
 
 Numbers are points of the task's metric (accuracy; entity F1 for wnut17; Spearman's correlation of cosines for stsb) between a student and its teacher, both in fp32 unless said, with the paired 95 % interval over the texts of test. One seed each. The teachers: {teachers}. "Mean of five" is over the classified sets.
 
 {_aims(found)}
-"""  # noqa: E501
+{_notes(found)}"""  # noqa: E501
+
+
+def _notes(found: Found) -> str:
+    """What rows say of how they were made, where that is not as the code is now."""
+    notes = {str(row["note"]): row["run"] for row in found.rows.values() if "note" in row}
+    return "".join(f"\n`{run}`: {note}\n" for note, run in notes.items())
 
 
 def _aims(found: Found) -> str:
@@ -85,7 +91,7 @@ def depth(found: Found) -> str:
     return f"""## 3. Where does the next layer stop paying?
 
 The fewest layers that cannot be told from the teacher (its interval reaches zero), of the depths measured: {", ".join(told)}.
-A layer costs the same time wherever it is added; what it gains shrinks with every one.
+How much each further layer brings differs from set to set: the table and the picture have it.
 """  # noqa: E501
 
 
@@ -93,7 +99,7 @@ def width(found: Found) -> str:
     """Question 4."""
     return """## 4. Fewer layers, or narrower ones?
 
-3 x 1536 and 6 x 384 have about as many parameters in their feed-forward layers, so have 4 x 1536 and 6 x 768. What is cut are the neurons that matter least; all begin with the pre-trained layers and learn by `hidden`, on sst2_sent.
+3 x 1536 and 6 x 384 have about as many parameters, and so have 4 x 1536 and 6 x 768. What is cut are the neurons that matter least; all begin with the pre-trained layers and learn by `hidden`, on sst2_sent.
 """  # noqa: E501
 
 

@@ -18,8 +18,8 @@ FULL, DEPTHS, MIDDLE = 6, (1, 2, 3, 4, 5), 3
 # Depths whose cost in int8 is measured, and which are timed; and the teacher's.
 ROUNDED = (1, 2, 3)
 CUTS = ("first", "last", "alternate", "symmetric", "auto")
-# The set on which width is weighed against depth, and the shapes: layers and feed-forward size. The first two pairs
-# have as many parameters in their layers (7.1 and 4.7 millions) but for attention, which each layer has whole.
+# The set on which width is weighed against depth, and the shapes: layers and feed-forward size. The first two have as
+# many parameters, and so have the last two.
 NARROWED = "sst2_sent"
 SHAPES = ((3, 1536), (6, 384), (4, 1536), (6, 768))
 FFN = 1536

@@ -2,8 +2,7 @@
 
     python benchmarks/study_run.py FOLDER DATA NAME
 
-NAME is a run's of `study_plan.py`. FOLDER keeps the teachers, and the students
-whose int8 is asked for.
+NAME is a run's of `study_plan.py`. FOLDER keeps the teachers, and the students whose int8 is asked for.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ def _teachers_scores(name: str, folder: Path, place: Path, data: Data) -> Scores
     """What the teacher's metric on test is computed from; kept, since every student is compared with it."""
     kept = folder / "teachers" / f"{name}-scores.json"
     if not kept.exists():
-        found = _scores(open_checkpoint(str(teacher_checkpoint(name, folder, place).path)), data)
+        found = _scores(teacher_checkpoint(name, folder, place), data)
         kept.parent.mkdir(parents=True, exist_ok=True)
         part = kept.with_suffix(f".{os.getpid()}")
         part.write_text(json.dumps({"metric": found.metric, "rows": found.rows.tolist()}))
