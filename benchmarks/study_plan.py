@@ -124,6 +124,8 @@ def _settings() -> Iterator[Run]:
             ("qnli_small", 3),
             ("wnut17", 1),
             ("stsb", 1),
+            ("stsb", 3),
+            ("qnli_small", 2),
         ],
     }
     for setting, students in changed.items():

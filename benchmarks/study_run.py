@@ -133,8 +133,16 @@ def _row(run: Run, checkpoint: Artifact, data: Data, teacher: Scores) -> dict[st
         "fp32": value(scores), "teacher": value(teacher), "points": points(difference(scores, teacher)),
         "dev": training.get("value"), "best_step": training.get("step"), "texts": len(scores.rows),
         "parameters": sizes.parameters(shape_of(checkpoint)),
-        "date": str(datetime.datetime.now(datetime.UTC).date()), "cpu": facts["cpu"], "versions": facts["versions"],
+        "date": str(datetime.datetime.now(datetime.UTC).date()), "device": _device(), "cpu": facts["cpu"],
+        "versions": facts["versions"],
     }  # fmt: skip
+
+
+def _device() -> str:
+    """What the training ran on."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def _scores(checkpoint: Artifact, data: Data) -> Scores:

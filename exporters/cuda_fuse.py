@@ -16,18 +16,21 @@ import onnx_ir.passes.common as passes
 
 from edgebert.artifact import Artifact, Manifest
 from edgebert.errors import CheckFailed
-from edgebert.exporters.graph import MODEL, copy_config, save_graph
+from edgebert.exporters.attention_biases import leave_out_biases
+from edgebert.exporters.graph import MODEL, copy_config, hidden_weights, save_graph
 from edgebert.exporters.mixed import mix
+from edgebert.exporters.padding import mask_by_lengths
 from edgebert.shaping.checkpoint import copy_companions
 
 # Of the operators in our graphs those that the CUDA provider has kernels of in bf16: docs/OperatorKernels.md of
 # microsoft/onnxruntime; and the names of these kernels stand in the library of onnxruntime-gpu 1.27, 1.30 and 1.31.
 _IN_BF16 = frozenset({
     "Add", "BiasGelu", "Cast", "Div", "Erf", "Gather", "Gelu", "Gemm", "MatMul", "Mul", "MultiHeadAttention", "Relu",
-    "Shape", "Sigmoid", "SkipLayerNormalization", "Slice", "Split", "Squeeze", "Sub", "Tanh",
+    "ReduceSum", "Shape", "Sigmoid", "SkipLayerNormalization", "Slice", "Split", "Squeeze", "Sub", "Tanh",
 })  # fmt: skip
+_NORM = "SkipLayerNormalization"
 # How many of each a layer has; GELU is counted, and not asked for: there are other activations.
-_A_LAYER = {"MultiHeadAttention": 1, "SkipLayerNormalization": 2, "BiasGelu": 0}
+_A_LAYER = {"MultiHeadAttention": 1, _NORM: 2, "BiasGelu": 0}
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,19 @@ def fuse(source: Artifact, config: FuseConfig, out: Path) -> Manifest:
     """
     from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
-    model, _ = optimize_for_ort(ir.load(source.path / MODEL))
+    model = ir.load(source.path / MODEL)
+    # Folded, a table of positions would be rows of numbers that nobody can check.
+    with hidden_weights(model.graph):
+        optimize_for_ort(model)
     _share_mask(model.graph)
-    passes.RemoveUnusedNodesPass()(model)
-    found = _counted(model.graph, source)
+    leave_out_biases(model.graph)
+    _add_embeddings(model.graph)
     needs = dict(source.manifest.needs)
+    if config.precision != "fp32" and mask_by_lengths(model.graph):
+        needs["padding"] = "right"
+    passes.RemoveUnusedNodesPass()(model)
+    _leave_out_outputs(model.graph)
+    found = _counted(model.graph, source)
     if config.precision != "fp32":
         mix(model.graph, config.precision, str(source.path))
         needs["typed"] = config.precision
@@ -68,6 +79,34 @@ def _share_mask(graph: ir.Graph) -> None:
             kept = first.setdefault(node.inputs[0], node.outputs[0])
             if kept is not node.outputs[0]:
                 ir.convenience.replace_all_uses_with(node.outputs[0], kept)
+
+
+def _add_embeddings(graph: ir.Graph) -> None:
+    """The embeddings' last sum and their LayerNorm as one operator, as every layer's are."""
+    norm = next((node for node in graph if node.op_type in ("LayerNormalization", _NORM)), None)
+    summed = None if norm is None or norm.op_type == _NORM or norm.inputs[0] is None else norm.inputs[0].producer()
+    if norm is None or summed is None or summed.op_type != "Add" or len(summed.outputs[0].uses()) > 1:
+        return
+    # The first may have one row for all texts; the operator takes that of its second.
+    terms = sorted(summed.inputs, key=lambda value: _rows(value) == 1)
+    kept = [attribute for name, attribute in norm.attributes.items() if name == "epsilon"]
+    made = ir.Node("com.microsoft", _NORM, [*terms, *norm.inputs[1:3]], kept, name=norm.name)
+    old, new = norm.outputs[0], made.outputs[0]
+    new.name, new.type, new.shape = old.name, old.type, old.shape
+    graph.insert_after(norm, made)
+    ir.convenience.replace_all_uses_with(old, new)
+    graph.remove([norm, summed], safe=True)
+
+
+def _rows(value: ir.Value | None) -> object:
+    return None if value is None or value.shape is None else value.shape[0]
+
+
+def _leave_out_outputs(graph: ir.Graph) -> None:
+    """Outputs that nobody reads: a residual sum beside its LayerNorm is written to memory because it is named."""
+    for node in graph:
+        used = [place for place, value in enumerate(node.outputs) if value.uses() or value.is_graph_output()]
+        node.resize_outputs(max(used, default=0) + 1)
 
 
 def _reaches_attention(node: ir.Node) -> bool:

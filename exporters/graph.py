@@ -167,7 +167,7 @@ def _tidy(model: ir.Model, aliases: dict[str, str]) -> ir.Model:
         if value.name in aliases and value.const_value is not None:
             value.const_value = _empty(value.name, value.const_value.shape.numpy())
     _hoist_transposes(model.graph)
-    with _hidden_weights(model.graph):
+    with hidden_weights(model.graph):
         onnxscript.optimizer.optimize(model)
     order_gelu(model.graph)
     _name_products(model.graph)
@@ -188,7 +188,7 @@ def _name_products(graph: ir.Graph) -> None:
 
 
 @contextmanager
-def _hidden_weights(graph: ir.Graph) -> Iterator[None]:
+def hidden_weights(graph: ir.Graph) -> Iterator[None]:
     """Show the weights to the optimizer as inputs.
 
     It may then neither fold their values into the graph nor merge two that happen to be equal, such as
@@ -284,7 +284,7 @@ def _fix(model: ir.Model, fixed: Sizes) -> None:
     for value in (*graph.inputs, *(value for node in graph for value in node.outputs)):
         if value.shape is not None:
             value.shape = ir.Shape([sizes.get(str(size), size) for size in value.shape])
-    with _hidden_weights(graph):
+    with hidden_weights(graph):
         onnxscript.optimizer.optimize(model)
 
 

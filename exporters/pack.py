@@ -14,23 +14,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from edgebert.artifact import Artifact, Manifest
 from edgebert.errors import CheckFailed
-from edgebert.exporters.constants import constant
 from edgebert.exporters.first_token import ELEMENTWISE
 from edgebert.exporters.graph import MODEL, copy_config, save_graph
+from edgebert.exporters.padding import is_padding, lengths
 from edgebert.shaping.checkpoint import copy_companions
 
 _DOMAIN = "com.microsoft"
-_MASK = "attention_mask"
 # Every token by itself, besides products with weights.
 _TOKEN_WISE = ELEMENTWISE | {"BiasGelu", "Cast", "Gelu", "LayerNormalization", "SkipLayerNormalization"}
-# How a mask of zeros and ones becomes one that is added to scores.
-_MASK_ARITHMETIC = frozenset({"Cast", "Expand", "Mul", "Sub", "Unsqueeze"})
 # Attributes of attention that mean the same packed; the value that hides padding is not needed there.
 _KEPT = ("num_heads", "scale")
 _DROPPED = "mask_filter_value"
@@ -55,7 +51,7 @@ def pack(source: Artifact, config: PackConfig, out: Path) -> Manifest:
     fusion = {**source.manifest.checks["fusion"], "PackedMultiHeadAttention": packer.attentions}
     return replace(
         source.manifest,
-        needs={**source.manifest.needs, "packed": True},
+        needs={**source.manifest.needs, "packed": True, "padding": "right"},
         checks={**source.manifest.checks, "fusion": fusion},
     )
 
@@ -67,6 +63,7 @@ class _Packer:
         self._model, self._graph, self._where = model, model.graph, where
         self.attentions = 0
         # The embeddings end with the first LayerNorm; what follows is of the encoder.
+        self._lengths = lengths(self._graph)
         self._states = next(node.outputs[0] for node in self._graph if "LayerNormalization" in node.op_type)
         self._entry, self._offsets, self._begins = self._remove_padding().outputs[:3]
         # What is packed, with the shape that it had.
@@ -92,23 +89,14 @@ class _Packer:
 
     def _remove_padding(self) -> ir.Node:
         states = self._states
-        mask = next(value for value in self._graph.inputs if value.name == _MASK)
-        axis = constant("packed.axis", np.array([1], np.int64))
-        self._graph.register_initializer(axis)
-        total = ir.node("ReduceSum", [mask, axis], {"keepdims": 0})
-        lengths = ir.node("Cast", total.outputs, {"to": ir.DataType.INT32})
-        removal = ir.node("RemovePadding", [states, *lengths.outputs], domain=_DOMAIN, num_outputs=4)
-        for value, name in zip(
-            (*total.outputs, *lengths.outputs, *removal.outputs),
-            ("total", "lengths", "states", "offsets", "begins", "longest"),
-            strict=True,
-        ):
+        removal = ir.node("RemovePadding", [states, self._lengths], domain=_DOMAIN, num_outputs=4)
+        for value, name in zip(removal.outputs, ("states", "offsets", "begins", "longest"), strict=True):
             value.name = f"packed.{name}"
         removal.outputs[0].type = states.type
         removal.outputs[0].shape = _flat(states.shape)
         producer = states.producer()
         assert producer is not None, "hidden states are computed"
-        self._graph.insert_after(producer, [total, lengths, removal])
+        self._graph.insert_after(producer, removal)
         return removal
 
     def _is_token_wise(self, node: ir.Node, moved: list[ir.Value]) -> bool:
@@ -129,7 +117,8 @@ class _Packer:
         """Put the packed attention in an attention's place."""
         query, key, value, bias, padding, added, *others = (*node.inputs, None, None, None)
         odd = {*node.attributes} - {*_KEPT, _DROPPED}
-        if odd or padding or any(others) or (added is not None and not self._is_mask(added)):
+        masked = padding in (None, self._lengths) and (added is None or is_padding(added))
+        if odd or any(others) or not masked:
             what = f"attention {node.name} has more than the mask of padding"
             raise CheckFailed(what, self._where, "export it without --packed, or report the model")
         kept = [node.attributes[name] for name in _KEPT if name in node.attributes]
@@ -144,16 +133,6 @@ class _Packer:
         self._graph.remove(node, safe=True)
         self._packed[new] = old.shape
         self.attentions += 1
-
-    def _is_mask(self, value: ir.Value) -> bool:
-        """Whether a value is made of nothing but the mask of padding, by :func:`edgebert.exporters.graph.trace`."""
-        node = value.producer()
-        if node is None:
-            return value.name == _MASK
-        rest = [source for source in node.inputs if source is not None and not source.is_initializer()]
-        # To which shape it is widened does not matter.
-        rest = rest[:1] if node.op_type == "Expand" else rest
-        return node.op_type in _MASK_ARITHMETIC and len(rest) == 1 and self._is_mask(rest[0])
 
     def _restore(self, value: ir.Value, shape: ir.Shape | None) -> None:
         """Give those who need a packed value in the batch's own shape that."""

@@ -184,9 +184,9 @@ def _least(artifact: Artifact) -> int:
 def _warm_up(artifact: Artifact) -> list[dict[str, Any]]:
     """One text and a full batch before the first request; zeros are tokens too.
 
-    To a packed graph a mask of zeros leaves nothing to compute, of which nobody has tried what its kernels make.
+    Attention that is told lengths has nothing to compute under a mask of zeros, and nobody tried what it makes of that.
     """
-    if artifact.manifest.needs.get("packed"):
+    if artifact.manifest.needs.get("padding") == "right":
         return []
     length = max(_least(artifact), min(PAD_TO, artifact.manifest.max_length))
     inputs = {

@@ -1,8 +1,9 @@
 """Targets ``cuda`` and ``ort-trt``: ONNX Runtime's providers for NVIDIA GPUs.
 
 ONNX Runtime falls back to the CPU with a line in a log where a provider cannot load, so the provider that a session
-really has is asked of it, and another is an error. Inputs and outputs are bound to the GPU's memory; a graph of one
-shape is captured once and replayed (CUDA graphs). Work goes to a stream of ours, whose clock times it.
+really has is asked of it, and another is an error. Inputs and outputs are bound to the GPU's memory; small batches are
+padded to one of few shapes, each captured once and replayed (CUDA graphs): launching the kernels of one text takes
+longer than computing them. Work goes to a stream of ours, whose clock times it.
 https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html and .../TensorRT-ExecutionProvider.html
 """
 
@@ -24,14 +25,18 @@ from edgebert.files import private_folder
 from edgebert.graph_guard import EXTERNAL
 from edgebert.profiles import Profile, default_profile
 from edgebert.runtimes import device
+from edgebert.runtimes.buckets import bucket, is_captured
 from edgebert.runtimes.engine import Held
-from edgebert.runtimes.fixed import to_its_shape
+from edgebert.runtimes.fixed import cut_back, fitted, to_its_shape
 from edgebert.runtimes.ort import refusals
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked
+from edgebert.tokenizer import pad_id
 
 log = logging.getLogger("edgebert")
 
 _CUDA, _TRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
+# An option of a run: which CUDA graph it captures and then replays; none, for this run; and the least of ours.
+_GRAPH, _NO_GRAPH, _FIRST_GRAPH = "gpu_graph_id", "-1", 1
 # Ampere is the first to multiply in it.
 _LEAST_FOR_BF16 = 8.0
 _REMEDY = "pip uninstall onnxruntime; pip install 'edgebert[gpu]' (the two cannot live side by side)"
@@ -71,7 +76,6 @@ class _GpuSession:
         self._about = {
             "runtime": "onnxruntime", "version": onnxruntime.__version__, "provider": engine.provider,
             "device": device.name(), "threads": config.thread_count, "device_bytes": engine.bytes,
-            "captured": engine.captured,
         }  # fmt: skip
         self._meter = device.Meter()
 
@@ -84,7 +88,7 @@ class _GpuSession:
         return found
 
     def facts(self) -> dict[str, Any]:
-        return {**self._about, **self._meter.facts()}
+        return {**self._about, "captured": self._held.get().shapes, **self._meter.facts()}
 
     def close(self) -> None:
         self._held.close()
@@ -92,10 +96,11 @@ class _GpuSession:
 
 @dataclass
 class _Bound:
-    """A binding of a session and the GPU's memory that it reads from."""
+    """A binding of a session, the GPU's memory that it reads from, and how it runs: as which CUDA graph, if any."""
 
     binding: Any
     inputs: dict[str, Any]
+    options: Any = None
 
 
 class _Engine:
@@ -106,31 +111,64 @@ class _Engine:
             what = f"no bf16 on a GPU of compute capability {device.capability()}"
             raise EnvironmentMissing(what, device.name(), f"use fp16, or a GPU from {_LEAST_FOR_BF16} on")
         free = device.free_bytes()
+        self._manifest, self._fill = artifact.manifest, {"input_ids": pad_id(artifact)}
         self._stream = device.Stream()
-        self.captured = artifact.manifest.fixed is not None and provider == _CUDA
+        # How many tokens a packed graph computes is known to the GPU alone, so that there is nothing to replay.
+        self._captures = provider == _CUDA and not artifact.manifest.needs.get("packed")
         # In a list, by which it goes before the stream that it works on.
         self._sessions = [self._opened(artifact, config, provider)]
         weakref.finalize(self, _release, self._sessions, self._stream).atexit = False
         self.provider = provider
         self._outputs = [output.name for output in self._sessions[0].get_outputs()]
-        # Of a graph of one shape: captured work finds its inputs where they were.
-        self._bound: _Bound | None = None
+        # By shape: captured work finds its inputs where they were.
+        self._captured: dict[tuple[int, int], _Bound] = {}
         for sizes in _warm(artifact):
             self.compute({spec.name: np.ones(sizes, np.int64) for spec in artifact.manifest.inputs})
         self.bytes = max(0, free - device.free_bytes())
 
+    @property
+    def shapes(self) -> int:
+        """How many shapes were captured so far."""
+        return len(self._captured)
+
     def compute(self, arrays: Feed) -> tuple[dict[str, Array], float]:
         """The outputs, and the milliseconds that the GPU took for them."""
-        if self._bound is None or not self.captured:
-            self._bound = self._bind(arrays)
-        else:
-            for name, value in self._bound.inputs.items():
-                value.update_inplace(np.ascontiguousarray(arrays[name]))
+        if not self._captures:
+            return self._run(self._bind(arrays))
+        rows, length = asked = next(iter(arrays.values())).shape
+        shape = self._manifest.fixed or bucket(rows, length, self._manifest.max_length)
+        padded = arrays if shape == asked else fitted(arrays, *shape, self._fill)
+        found, milliseconds = self._run(self._replayed(shape, padded))
+        return cut_back(found, self._manifest.task, rows, length), milliseconds
+
+    def _replayed(self, shape: tuple[int, int], arrays: Feed) -> _Bound:
+        if not (is_captured(*shape) or self._manifest.fixed):
+            bound = self._bind(arrays)
+            bound.options = _run_options(_NO_GRAPH)
+            return bound
+        bound = self._captured.get(shape) or self._capture(shape, arrays)
+        for name, value in bound.inputs.items():
+            value.update_inplace(np.ascontiguousarray(arrays[name]))
+        return bound
+
+    def _capture(self, shape: tuple[int, int], arrays: Feed) -> _Bound:
+        """Run a shape as it comes, by which its outputs have their memory, and as the graph that is replayed."""
+        bound = self._bind(arrays)
+        self._sessions[0].run_with_iobinding(bound.binding, _run_options(_NO_GRAPH))
+        self._stream.wait()
+        for name, value in zip(self._outputs, bound.binding.get_outputs(), strict=True):
+            bound.binding.bind_ortvalue_output(name, value)
+        bound.options = _run_options(str(_FIRST_GRAPH + len(self._captured)))
+        self._sessions[0].run_with_iobinding(bound.binding, bound.options)
+        self._captured[shape] = bound
+        return bound
+
+    def _run(self, bound: _Bound) -> tuple[dict[str, Array], float]:
         self._stream.mark(0)
-        self._sessions[0].run_with_iobinding(self._bound.binding)
+        self._sessions[0].run_with_iobinding(bound.binding, bound.options)
         self._stream.mark(1)
         self._stream.wait()
-        found = self._bound.binding.copy_outputs_to_cpu()
+        found = bound.binding.copy_outputs_to_cpu()
         return dict(zip(self._outputs, found, strict=True)), self._stream.milliseconds()
 
     def _bind(self, arrays: Feed) -> _Bound:
@@ -151,7 +189,7 @@ class _Engine:
         if weights is not None:
             options.add_external_initializers_from_files_in_memory([EXTERNAL], [weights], [len(weights)])
         settings = {"device_id": "0", "user_compute_stream": str(self._stream.handle)}
-        cuda = (_CUDA, {**settings, "use_tf32": "0", "enable_cuda_graph": str(int(self.captured))})
+        cuda = (_CUDA, {**settings, "use_tf32": "0", "enable_cuda_graph": str(int(self._captures))})
         wanted = [(_TRT, {**settings, **_trt_settings(artifact, config)}), cuda] if provider == _TRT else [cuda]
         with refusals("the graph", artifact, "export it again"):
             session = onnxruntime.InferenceSession(model, options, providers=[*wanted, _CPU])
@@ -161,6 +199,12 @@ class _Engine:
                 what, f"onnxruntime {onnxruntime.__version__}", "run edgebert doctor; see docs/gpu.md"
             )
         return session
+
+
+def _run_options(graph: str) -> Any:
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry(_GRAPH, graph)
+    return options
 
 
 def _release(sessions: list[Any], stream: device.Stream) -> None:

@@ -72,7 +72,7 @@ def checked(feed: Feed, artifact: Artifact) -> dict[str, Array]:
     """A batch as every engine can be given it: int64 [batch, sequence] for each of the artifact's inputs.
 
     The mask holds ones and, anywhere, zeros; a row of zeros alone has finite outputs that mean nothing. Token
-    types may be left out, and are zeros then. A packed artifact takes padding on the right alone. Raises InputError for
+    types may be left out, and are zeros then. Some artifacts take padding on the right alone. Raises InputError for
     everything else: an engine would broadcast a mask of another shape, count ids from the end, scale attention by a
     mask of twos, or leave out what is no padding, and answer.
     """
@@ -91,7 +91,7 @@ def checked(feed: Feed, artifact: Artifact) -> dict[str, Array]:
     if largest[_MASK] > 1:
         raise _refused("a mask of other values than 0 and 1", artifact, "give 1 for tokens that count, 0 for others")
     if not takes(arrays[_MASK], artifact):
-        raise _refused("padding elsewhere than on the right", artifact, "pad on the right, or export without --packed")
+        raise _refused("padding elsewhere than on the right", artifact, "pad on the right, or export it in fp32")
     if largest[_IDS] >= (vocab := artifact.manifest.architecture.vocab):
         raise _refused("token ids beyond the vocabulary", artifact, f"give 0 to {vocab - 1}")
     if largest.get(_TYPES, 0) >= _MOST_TYPES:
@@ -102,9 +102,10 @@ def checked(feed: Feed, artifact: Artifact) -> dict[str, Array]:
 def takes(mask: Array, artifact: Artifact) -> bool:
     """Whether an artifact can be asked with a mask (int [batch, sequence] of 0 and 1).
 
-    A packed one only where each row begins with its tokens, one at least, and all its padding follows.
+    One whose attention is told lengths, or whose padding is left out, only where each row begins with its tokens, one
+    at least, and all its padding follows.
     """
-    if not artifact.manifest.needs.get("packed"):
+    if artifact.manifest.needs.get("padding") != "right":
         return True
     return bool(mask[:, :1].all() and (mask[:, 1:] <= mask[:, :-1]).all())
 

@@ -27,6 +27,8 @@ class Runtime:
     loads: tuple[str, ...] = GPU
     settings: list[dict[str, dict[str, str]]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    # The graph that each run named, -1 for none, its rows and its tokens.
+    runs: list[tuple[Any, ...]] = field(default_factory=list)
 
 
 class _Value:
@@ -45,6 +47,7 @@ class _Binding:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.inputs, self.outputs, self.found = dict[str, _Value](), list[str](), list[Array]()
+        self.kept = dict[str, _Value]()
 
     def bind_ortvalue_input(self, name: str, value: _Value) -> None:
         self.inputs[name] = value
@@ -52,6 +55,13 @@ class _Binding:
     def bind_output(self, name: str, place: str) -> None:
         assert place == "cuda"
         self.outputs.append(name)
+
+    def get_outputs(self) -> list[_Value]:
+        return [_Value(self._runtime, array) for array in self.found]
+
+    def bind_ortvalue_output(self, name: str, value: _Value) -> None:
+        assert value.array.shape == self.found[self.outputs.index(name)].shape
+        self.kept[name] = value
 
     def copy_outputs_to_cpu(self) -> list[Array]:
         self._runtime.calls.append("copy")
@@ -87,6 +97,7 @@ def install(patch: pytest.MonkeyPatch, runtime: Runtime) -> tuple[Runtime, fake_
             self._providers = [name for name in wanted if name in (*runtime.loads, "CPUExecutionProvider")]
             self._real: Any = _Packed(model) if b"RemovePadding" in model else _cpu(model, options)
             self.get_outputs = self._real.get_outputs
+            self._shapes = dict[str, tuple[int, ...]]()
             runtime.calls.append("open")
 
         def get_providers(self) -> list[str]:
@@ -96,8 +107,16 @@ def install(patch: pytest.MonkeyPatch, runtime: Runtime) -> tuple[Runtime, fake_
             runtime.calls.append("bind")
             return _Binding(runtime)
 
-        def run_with_iobinding(self, binding: _Binding) -> None:
+        def run_with_iobinding(self, binding: _Binding, options: Any = None) -> None:
             feed = {name: value.array for name, value in binding.inputs.items()}
+            graph = "-1" if options is None else options.get_run_config_entry("gpu_graph_id")
+            shape = next(iter(feed.values())).shape
+            if graph != "-1":
+                # What is captured is replayed: in its shape, and into memory that stays.
+                assert runtime.settings[-1]["CUDAExecutionProvider"]["enable_cuda_graph"] == "1"
+                assert self._shapes.setdefault(graph, shape) == shape
+                assert binding.kept.keys() == set(binding.outputs)
+            runtime.runs.append((graph, *shape))
 
             def compute() -> None:
                 binding.found = self._real.run(binding.outputs, feed)
@@ -106,7 +125,7 @@ def install(patch: pytest.MonkeyPatch, runtime: Runtime) -> tuple[Runtime, fake_
 
     fake = types.SimpleNamespace(
         __version__="1.31.1", get_available_providers=lambda: list(runtime.available), InferenceSession=Session,
-        SessionOptions=onnxruntime.SessionOptions,
+        SessionOptions=onnxruntime.SessionOptions, RunOptions=onnxruntime.RunOptions,
         OrtValue=types.SimpleNamespace(
             ortvalue_from_numpy=lambda array, kind, number: _Value(runtime, np.asarray(array)),
         ),

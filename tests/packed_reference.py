@@ -68,7 +68,7 @@ class PackedMultiHeadAttention(OpRun):
 
 
 class MultiHeadAttention(OpRun):
-    """Attention of padded texts, with what is added to scores."""
+    """Attention of padded texts, with what is added to scores, or with the number of each one's tokens."""
 
     op_domain = "com.microsoft"
 
@@ -76,7 +76,11 @@ class MultiHeadAttention(OpRun):
         self, query: Array, key: Array, value: Array, bias: Array | None = None, padding: Array | None = None,
         added: Array | None = None, num_heads: int | None = None, scale: float | None = None,
     ) -> tuple[Array]:  # fmt: skip
-        assert padding is None
+        if padding is not None:
+            assert added is None
+            assert padding.dtype == np.int32
+            assert padding.shape == (len(query),)
+            added = np.where(np.arange(key.shape[1]) < padding[:, None], 0, -np.inf)[:, None, None, :]
         if bias is not None:
             query, key, value = (each + part for each, part in zip((query, key, value), np.split(bias, 3), strict=True))
         masks = [None] * len(query) if added is None else list(added)

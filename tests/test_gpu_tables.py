@@ -76,7 +76,7 @@ def test_the_packed_graph_of_the_gpus_tables_answers_as_pytorch(
 
 def test_time_that_ends_is_said(tmp_path: Path) -> None:
     asked = ("--tiny", "--device", "cpu", "--no-compile", "--seconds", "0", "-o", tmp_path / "out")
-    assert "Time ended before: tiny 1 x 8 edgebert graph fp32 on the CPU; " in run(*asked)
+    assert "Time ended before: tiny." in run(*asked)
 
 
 def test_graphs_of_another_shape_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

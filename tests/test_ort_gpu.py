@@ -5,26 +5,31 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import fake_gpu
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from commands import edgebert, program
 from fake_gpu import Runtime
 from fake_trt import Machine
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import FAMILIES, PAIRS, TASKS, Exports, checkpoint, texts
 
 from edgebert import stage
 from edgebert.artifact import Artifact
-from edgebert.errors import CheckFailed, EnvironmentMissing
+from edgebert.errors import CheckFailed, EnvironmentMissing, InputError
 from edgebert.exporters.cuda_fuse import FuseConfig, fuse
 from edgebert.exporters.signature import GraphConfig
 from edgebert.judging import parity
 from edgebert.judging.parity import feeds
 from edgebert.registry import target_named, targets_here
+from edgebert.runtimes.buckets import bucket, is_captured
 from edgebert.runtimes.session import SessionConfig
 from edgebert.serving.model import load
 from edgebert.serving.rows import outputs
@@ -79,6 +84,65 @@ def test_the_mask_is_widened_once_for_all_layers(exports: Exports, tmp_path: Pat
     assert len(masks) == 1
 
 
+@pytest.mark.parametrize(("family", "task"), PAIRS)
+def test_what_is_added_and_written_is_what_is_needed(exports: Exports, tmp_path: Path, family: str, task: str) -> None:
+    graph = ir.load(fused(exports, family, task, "fp16", tmp_path / "m").path / "model.onnx").graph
+    attentions = [node for node in graph if node.op_type == "MultiHeadAttention"]
+    for node in attentions:
+        # Neither keys nor values have a bias, queries have theirs; lengths stand for the mask.
+        query, key, value, biases, lengths, *added = node.inputs
+        assert lengths
+        # ELECTRA's first layer has its output's bias where the rewriter left it, and that of its values with it.
+        kept = "Add" if (family, node) == ("electra", attentions[0]) else "MatMul"
+        producers = [each and each.producer() for each in (query, key, value)]
+        assert [each and each.op_type for each in producers] == ["Add", "MatMul", kept]
+        assert (biases, *added) == (None, *(None for _ in added))
+        assert lengths.dtype == ir.DataType.INT32
+    assert len({node.inputs[4] for node in attentions}) == 1
+    assert all(value.uses() or value.is_graph_output() for node in graph for value in node.outputs)
+    # The embeddings' LayerNorm as well.
+    norms = [node.op_type for node in graph if "LayerNormalization" in node.op_type]
+    assert norms[: 1 + 2 * len(attentions)] == ["SkipLayerNormalization"] * (1 + 2 * len(attentions))
+
+
+def test_biases_of_any_size_are_moved_without_a_trace(exports: Exports, tmp_path: Path) -> None:
+    source = exports.artifact("bert", TASKS[0], 2)
+    changed = tmp_path / "changed"
+    shutil.copytree(source.path, changed)
+    model = ir.load(source.path / "model.onnx")
+    generator = np.random.default_rng(4)
+    for name, value in model.graph.initializers.items():
+        if name.endswith(("key.bias", "value.bias")):
+            assert value.shape is not None
+            drawn = generator.normal(0, 2, value.shape.numpy()).astype(np.float32)
+            value.const_value = ir.tensor(drawn, name=name)
+    ir.save(model, changed / "model.onnx")
+    made = stage.run("fuse", fuse, Artifact.open(changed), FuseConfig("fp32"), tmp_path / "made")
+    feed = feeds(TextTokenizer(source), texts(8, seed=3))[-1]
+    found, expected = (
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feed)[0]
+        for path in (made.path / "model.onnx", changed / "model.onnx")
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_other_padding_than_on_the_right_is_refused_in_16_bits_alone(
+    exports: Exports, gpu: tuple[Runtime, Machine], tmp_path: Path
+) -> None:
+    for precision in ("fp32", "fp16"):
+        made = fused(exports, "bert", TASKS[0], precision, tmp_path / precision)
+        feed = feeds(TextTokenizer(made), texts(8, seed=3))[-1]
+        with closing(target_named("cuda").resolve()(made, SessionConfig(threads=1))) as session:
+            if precision == "fp32":
+                session.run(feed)
+            else:
+                with pytest.raises(InputError, match="padding elsewhere than on the right"):
+                    session.run(feed)
+                # Nor a text without a single token.
+                with pytest.raises(InputError, match="padding elsewhere than on the right"):
+                    session.run({**feed, "attention_mask": np.zeros_like(feed["attention_mask"])})
+
+
 def test_an_attention_that_is_not_fused_is_named(exports: Exports, tmp_path: Path) -> None:
     source = exports.artifact("bert", TASKS[0], 2)
     model = ir.load(source.path / "model.onnx")
@@ -117,7 +181,8 @@ def test_attention_is_narrow_in_every_layer(exports: Exports, tmp_path: Path) ->
         made = fused(exports, "bert", TASKS[0], precision, tmp_path / precision)
         for node in ir.load(made.path / "model.onnx").graph:
             if node.domain == "com.microsoft":
-                values = [value for value in node.inputs if value is not None]
+                # Lengths besides, in place of a mask.
+                values = [value for value in node.inputs if value is not None and value.dtype != ir.DataType.INT32]
                 assert {value.dtype for value in values} == {half}, node.name
 
 
@@ -162,18 +227,20 @@ def test_a_call_binds_runs_between_two_marks_and_copies_when_all_is_done(
 ) -> None:
     runtime, machine = gpu
     with load(exports.artifact("bert", TASKS[0], 2).path, "cuda") as model:
+        model.logits(["a film"])
         runtime.calls.clear()
         machine.calls.clear()
         before = model.facts()
         model.logits(["a film"])
         after = model.facts()
+    # The second time that a shape is asked for, and every time from then on.
     assert machine.calls == ["mark", "run", "mark", "wait"]
-    assert runtime.calls == ["bind", "copy"]
+    assert runtime.calls == ["update"] * 3 + ["copy"]
     assert after["provider"] == "CUDAExecutionProvider"
     assert after["device_ms"] - before["device_ms"] == pytest.approx(0.25)
     # The stream that the clock stands on is the one that the provider works on; fp32 is no TF32.
     assert runtime.settings[0]["CUDAExecutionProvider"] == {
-        "device_id": "0", "user_compute_stream": "7", "use_tf32": "0", "enable_cuda_graph": "0",
+        "device_id": "0", "user_compute_stream": "7", "use_tf32": "0", "enable_cuda_graph": "1",
     }  # fmt: skip
 
 
@@ -187,6 +254,51 @@ def test_a_graph_of_one_shape_is_captured_and_its_memory_stays(exports: Exports,
         np.testing.assert_allclose(model.logits(asked), truth.logits(asked), atol=1e-5)
     assert runtime.calls.count("bind") == 1
     assert runtime.calls.count("update") > 3
+
+
+def test_small_batches_are_padded_to_few_shapes_which_are_captured(
+    exports: Exports, gpu: tuple[Runtime, Machine]
+) -> None:
+    runtime, _ = gpu
+    artifact = exports.artifact("bert", TASKS[0], 2)
+    asked = texts(9, seed=2)
+    with load(artifact.path, "cuda") as model, load(artifact.path, "cpu") as truth:
+        for rows in (1, 2, 3, 9):
+            np.testing.assert_allclose(model.logits(asked[:rows]), truth.logits(asked[:rows]), atol=1e-5)
+        captured = model.facts()["captured"]
+        before = len(runtime.runs)
+        model.logits(asked[:3])
+        # Three rows are four, in the graph that was captured for them.
+        assert [run for run in runtime.runs[before:] if run[0] == "-1"] == []
+    graphs = {graph for graph, *_ in runtime.runs if graph != "-1"}
+    assert graphs == {str(1 + number) for number in range(captured)}
+    assert {rows for graph, rows, _ in runtime.runs if graph != "-1"} <= {1, 2, 4, 8, 16}
+    assert {tokens % 16 for *_, tokens in runtime.runs} == {0}
+
+
+def test_large_batches_are_run_as_they_come(exports: Exports, gpu: tuple[Runtime, Machine]) -> None:
+    runtime, _ = gpu
+    artifact = exports.artifact("bert", TASKS[0], 2)
+    feed = {spec.name: np.ones((65, 64), np.int64) for spec in artifact.manifest.inputs}
+    with closing(target_named("cuda").resolve()(artifact, SessionConfig(threads=1))) as session:
+        session.run(feed)
+    assert runtime.runs[-1] == ("-1", 65, 64)
+
+
+@given(st.integers(1, 300), st.integers(1, 512), st.integers(1, 512))
+def test_a_bucket_holds_the_batch_and_wastes_little(rows: int, length: int, longest: int) -> None:
+    tall, wide = bucket(rows, length, longest)
+    assert rows <= tall < 2 * rows
+    assert length <= wide <= max(length, longest)
+    assert wide < length + (16 if length <= 128 else 64)
+    assert tall == rows or is_captured(tall, wide)
+    # What is padded to a shape has that shape.
+    assert bucket(tall, wide, longest) == (tall, wide)
+
+
+def test_the_shapes_that_are_captured_are_few() -> None:
+    shapes = {bucket(rows, length, 512) for rows in range(1, 257) for length in range(1, 513)}
+    assert len([shape for shape in shapes if is_captured(*shape)]) <= 128
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -85,6 +85,17 @@ def test_every_family_builds_in_every_precision_and_the_graph_is_right(
         library().check(plan, "the plan")
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_without_a_token_is_finite_in_16_bits(exports: Exports, family: str, precision: str) -> None:
+    made = typed(exports, family, 1, precision)
+    feed = parity.feeds(TextTokenizer(made), texts(8, seed=3))[-1]
+    feed["attention_mask"][0] = 0
+    session = target_named("cpu").resolve()(made, SessionConfig(threads=1))
+    found = np.concatenate([array.ravel() for array in session.run(feed).values()])
+    assert np.isfinite(found).all()
+
+
 def test_an_artifact_has_an_engine_for_every_gpu(tmp_path: Path) -> None:
     model = checkpoint(tmp_path / "m", layers=6)
     done = edgebert(

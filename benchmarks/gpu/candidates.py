@@ -20,13 +20,20 @@ Call = Callable[[], Any]
 
 # Full batches have no padding to leave out; bf16 is as fast as fp16, and there to be compared with PyTorch.
 _TABLES: Mapping[str, tuple[str, ...]] = {"fp16-packed": ("ragged",), "bf16": ()}
+# Run options of a CUDA graph: which one this call replays, or none.
+_GRAPH, _NO_GRAPH = "gpu_graph_id", "-1"
 
 
 class Candidate(Protocol):
-    """One way to run a model, and the tables of latencies that it is in, if any: ``full``, ``ragged``."""
+    """One way to run a model, and the tables of latencies that it is in, if any: ``full``, ``ragged``.
+
+    ``few``: for few shapes, since each takes long to make; ``captured``: its calls replay CUDA graphs.
+    """
 
     name: str
     tables: tuple[str, ...]
+    few: bool
+    captured: bool
 
     def bound(self, feed: Feed) -> Call:
         """A call on this batch, which begins work on the device; it gives the logits as the device holds them."""
@@ -36,13 +43,21 @@ class Candidate(Protocol):
 
 
 class Ort:
-    """ONNX Runtime on the fused graph, padded or packed; the provider that really runs is asked for."""
+    """ONNX Runtime on the fused graph, padded or packed; the provider that really runs is asked for.
 
-    def __init__(self, graphs: Path, shape: Shape, form: str, model: Any, device: str) -> None:
+    ``captured``: each batch that is bound becomes a CUDA graph, and calls replay it. ``settings`` are the provider's.
+    """
+
+    def __init__(
+        self, graphs: Path, shape: Shape, form: str, model: Any, device: str,
+        *, captured: bool = False, **settings: str,
+    ) -> None:  # fmt: skip
         import onnxruntime
 
         self._ort, self._device, self.tables = onnxruntime, device, _TABLES.get(form, ("full", "ragged"))
         self.name = f"edgebert cuda {form}" if device == "cuda" else f"edgebert graph {form} on the CPU"
+        self.name += " captured" if captured else ""
+        self.few, self.captured, self._graphs = False, captured, 0
         graph, weights = filled(graphs, shape, form, model)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -50,7 +65,8 @@ class Ort:
         wanted: Any = "CPUExecutionProvider"
         if device == "cuda":
             stream = torch.cuda.current_stream().cuda_stream
-            wanted = ("CUDAExecutionProvider", {"user_compute_stream": str(stream), "use_tf32": "0"})
+            settings |= {"user_compute_stream": str(stream), "use_tf32": "0", "enable_cuda_graph": str(int(captured))}
+            wanted = ("CUDAExecutionProvider", settings)
         self._session = onnxruntime.InferenceSession(graph, options, providers=[wanted])
         name = wanted if isinstance(wanted, str) else wanted[0]
         if (real := self._session.get_providers()[0]) != name:
@@ -66,13 +82,27 @@ class Ort:
         for name, value in zip(feed, held, strict=True):
             binding.bind_ortvalue_input(name, value)
         binding.bind_output("logits", self._device)
+        options = self._replaying(binding)
 
         def call() -> Any:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, options)
             # The inputs live as long as the call may be made.
             return binding, held
 
         return call
+
+    def _replaying(self, binding: Any) -> Any:
+        """Options of calls that replay a CUDA graph of their own, with the binding's outputs where they will stay."""
+        if not self.captured:
+            return None
+        plain, options = self._ort.RunOptions(), self._ort.RunOptions()
+        plain.add_run_config_entry(_GRAPH, _NO_GRAPH)
+        self._session.run_with_iobinding(binding, plain)
+        for name, value in zip(["logits"], binding.get_outputs(), strict=True):
+            binding.bind_ortvalue_output(name, value)
+        self._graphs += 1
+        options.add_run_config_entry(_GRAPH, str(self._graphs))
+        return options
 
     def logits(self, feed: Feed) -> Any:
         """See :class:`Candidate`."""
@@ -93,6 +123,7 @@ class Torch:
         self.name = f"torch.compile {precision}" if compiled else f"torch SDPA {precision}"
         # It would be compiled anew for each of the lengths.
         self.tables = ("full",) if compiled else ("full", "ragged")
+        self.few, self.captured = compiled, compiled
         if compiled:
             self._model = torch.compile(self._model, mode="max-autotune", dynamic=False)
 

@@ -61,12 +61,18 @@ TINY = (Shape("tiny", 2, 32, 4, 64, 120),)
 
 
 def random_model(shape: Shape) -> Any:
-    """A classifier with random weights, the same wherever it is made."""
+    """A classifier with random weights, biases too, the same wherever it is made."""
     import torch
     from transformers import BertForSequenceClassification
 
-    torch.manual_seed(0)
-    return BertForSequenceClassification._from_config(shape.config(), attn_implementation="sdpa").eval()
+    model = BertForSequenceClassification._from_config(shape.config(), attn_implementation="sdpa").eval()
+    # numpy's numbers stay as they are from version to version.
+    generator = np.random.default_rng(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            drawn = generator.standard_normal(tuple(parameter.shape), np.float32) * np.float32(0.02)
+            parameter.copy_(torch.from_numpy(drawn + 1 if name.endswith("LayerNorm.weight") else drawn))
+    return model
 
 
 def prepare(shape: Shape, out: Path) -> None:

@@ -14,7 +14,6 @@ from edgebert.building.lowering import Once
 from edgebert.errors import EnvironmentMissing, UsageError
 from edgebert.judging import parity
 from edgebert.registry import TARGETS, target_named
-from edgebert.runtimes.session import takes
 from edgebert.serving.rows import Float
 from edgebert.serving.tokens import Batch
 
@@ -42,12 +41,5 @@ def packed(
     except EnvironmentMissing as error:
         checks = {"executed": False, "because": f"packed graph itself not executed here: {error.what}"}
         return Completed(made, (), answers, {"packed": checks})
-    taken = [feed for feed in feeds if takes(feed["attention_mask"], made)]
-    line, _ = parity.onnx_stage("packed", _rows(reference, feeds, made), made, taken, target)
+    line, _ = parity.onnx_stage("packed", reference, made, feeds, target)
     return Completed(made, (line,), answers, {"packed": {"executed": True}})
-
-
-def _rows(reference: Sequence[Float], feeds: Sequence[Batch], artifact: Artifact) -> list[Float]:
-    """Of the outputs on all feeds, one a row, those on the feeds that a packed graph takes."""
-    kept = [takes(feed["attention_mask"], artifact) for feed in feeds for _ in feed["attention_mask"]]
-    return [row for row, wanted in zip(reference, kept, strict=True) if wanted]

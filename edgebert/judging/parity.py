@@ -17,7 +17,7 @@ from edgebert.artifact import Artifact, Manifest, problem_of, width_of
 from edgebert.judging.evaluate import text_of
 from edgebert.judging.metrics import cosine_rows
 from edgebert.registry import target_named
-from edgebert.runtimes.session import Session, SessionConfig
+from edgebert.runtimes.session import Session, SessionConfig, takes
 from edgebert.serving.rows import Float, Run, outputs
 from edgebert.serving.tokens import Batch, Text, TextTokenizer
 from edgebert.tasks import TASKS, Task
@@ -198,7 +198,14 @@ def onnx_stage(
     target: str | None = None,
     config: SessionConfig | None = None,
 ) -> tuple[Stage, list[Float]]:
-    """The ledger line of an exported artifact on ``target`` (its own), and its outputs for the next line."""
+    """The ledger line of an exported artifact on ``target`` (its own), and its outputs for the next line.
+
+    Of the batches those that it takes: attention that is told lengths answers for no other padding than on the right.
+    """
+    known = [takes(feed["attention_mask"], artifact) for feed in batches]
+    rows = [taken for taken, feed in zip(known, batches, strict=True) for _ in feed["attention_mask"]]
+    reference = [row for row, taken in zip(reference, rows, strict=True) if taken]
+    batches = [feed for feed, taken in zip(batches, known, strict=True) if taken]
     session = target_named(target or artifact.manifest.target).resolve()(artifact, config or SessionConfig())
     try:
         actual = outputs(runner(session, artifact), batches, TASKS[artifact.manifest.task].compared)
