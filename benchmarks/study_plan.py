@@ -67,7 +67,7 @@ def plan() -> list[Run]:
     """All runs, each once; those that most questions ask for come first."""
     ordered = [teacher_of(data) for data in SETS]
     ordered += [distilled(data, layers) for layers in (3, 1, 2) for data in SETS]
-    ordered += [*_methods(3), *(_together(data) for data in BOTH), *(run for data in BOTH for run in _cuts(data))]
+    ordered += [*_kept(), *_methods(3), *(_together(data) for data in BOTH), *(run for data in BOTH for run in _cuts(data))]
     ordered += [*_settings(), *_methods(1), *(run for data in SETS for run in _cuts(data))]
     ordered += [_together(data) for data in SETS]
     ordered += [distilled(data, layers) for layers in (5, 4) for data in SETS]
@@ -92,6 +92,15 @@ def _methods(layers: int) -> Iterator[Run]:
         if data != ENCODED:
             yield Run(data, "none", (layers,), "pre-trained")
         yield Run(data, "logits", (layers,))
+
+
+def _kept() -> Iterator[Run]:
+    """Layers from all over the teacher instead of its lowest, at the depths that lose most, and by which method."""
+    for method, layers, keep in (
+        ("hidden", 3, "alternate"), ("hidden", 2, "alternate"), ("hidden", 1, "auto"), ("logits", 3, "alternate"),
+        ("hidden", 2, "symmetric"), ("logits", 2, "alternate"), ("hidden", 2, "auto"), ("hidden", 3, "auto"),
+    ):  # fmt: skip
+        yield from (Run(data, method, (layers,), keep=keep) for data in SETS)
 
 
 def _together(data: str) -> Run:
