@@ -92,7 +92,9 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("gpu-tables"), help="folder of the tables")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--tiny", action="store_true", help="a tiny model and few shapes")
-    parser.add_argument("--no-eager", action="store_true", help="leave PyTorch out, and what is not captured")
+    parser.add_argument(
+        "--no-eager", action="store_true", help="without eager PyTorch, and what is not captured at few shapes"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--compile", type=int, metavar="ROWS", help="only compile the first model for so many texts")
     parser.add_argument("--seconds", type=float, default=540.0, help="begin nothing after so many")
@@ -197,7 +199,8 @@ def _measure(
             report.rows += _rows(report, shape, candidate, asked, deadline, before)
         if "ragged" in candidate.tables:
             report.ragged += _ragged(report, shape, candidate, asked, deadline, before)
-        if shape.name == PROFILED and asked.device == "cuda" and "full" in candidate.tables:
+        in_time = time.monotonic() < deadline
+        if in_time and shape.name == PROFILED and asked.device == "cuda" and "full" in candidate.tables:
             report.profile += _profile(shape, candidate)
         del candidate
         gc.collect()

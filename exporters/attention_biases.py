@@ -22,12 +22,13 @@ _QUERY, _KEY, _VALUE, _BIASES = 0, 1, 2, 3
 _BIAS = 4
 
 
-def leave_out_biases(graph: ir.Graph) -> int:
-    """Rewrite a graph of fused attention and LayerNorm in place; returns how many sums it lost."""
+def leave_out_biases(graph: ir.Graph) -> None:
+    """Rewrite a graph of fused attention and LayerNorm in place."""
     attentions = [node for node in graph if node.op_type == "MultiHeadAttention"]
     for node in attentions:
         _take_out(graph, node)
-    return sum(_leave_out_key(node) + _move_value(graph, node) for node in attentions)
+        _leave_out_key(node)
+        _move_value(graph, node)
 
 
 def _take_out(graph: ir.Graph, attention: ir.Node) -> None:
@@ -47,30 +48,28 @@ def _take_out(graph: ir.Graph, attention: ir.Node) -> None:
     attention.replace_input_with(_BIASES, None)
 
 
-def _leave_out_key(attention: ir.Node) -> bool:
+def _leave_out_key(attention: ir.Node) -> None:
     summed = _sum(attention.inputs[_KEY])
     if summed is not None:
         attention.replace_input_with(_KEY, summed[0])
-    return summed is not None
 
 
-def _move_value(graph: ir.Graph, attention: ir.Node) -> bool:
+def _move_value(graph: ir.Graph, attention: ir.Node) -> None:
     """Where the output's product alone reads attention, and is followed by a sum with a bias."""
     summed = _sum(attention.inputs[_VALUE])
     product = _only_reader(attention.outputs[0], "MatMul")
     norm = None if product is None else _only_reader(product.outputs[0], "SkipLayerNormalization")
     if summed is None or product is None or norm is None or norm.inputs[0] is not product.outputs[0]:
-        return False
+        return
     weight, bias = _content(product.inputs[1]), _content(norm.inputs[_BIAS] if len(norm.inputs) > _BIAS else None)
     if weight is None or bias is None:
-        return False
+        return
     # Made once, so that it may as well be exact.
     moved = summed[1].astype(np.float64) @ weight.astype(np.float64)
     both = constant(f"{norm.outputs[0].name}.bias", (bias + moved).astype(bias.dtype))
     graph.register_initializer(both)
     norm.replace_input_with(_BIAS, both)
     attention.replace_input_with(_VALUE, summed[0])
-    return True
 
 
 def _sum(value: ir.Value | None) -> tuple[ir.Value, npt.NDArray[Any]] | None:

@@ -29,6 +29,8 @@ _IN_BF16 = frozenset({
     "ReduceSum", "Shape", "Sigmoid", "SkipLayerNormalization", "Slice", "Split", "Squeeze", "Sub", "Tanh",
 })  # fmt: skip
 _NORM = "SkipLayerNormalization"
+# LayerNormalization's where none is given.
+_EPSILON = 1e-5
 # How many of each a layer has; GELU is counted, and not asked for: there are other activations.
 _A_LAYER = {"MultiHeadAttention": 1, _NORM: 2, "BiasGelu": 0}
 
@@ -87,10 +89,13 @@ def _add_embeddings(graph: ir.Graph) -> None:
     summed = None if norm is None or norm.op_type == _NORM or norm.inputs[0] is None else norm.inputs[0].producer()
     if norm is None or summed is None or summed.op_type != "Add" or len(summed.outputs[0].uses()) > 1:
         return
-    # The first may have one row for all texts; the operator takes that of its second.
-    terms = sorted(summed.inputs, key=lambda value: _rows(value) == 1)
-    kept = [attribute for name, attribute in norm.attributes.items() if name == "epsilon"]
-    made = ir.Node("com.microsoft", _NORM, [*terms, *norm.inputs[1:3]], kept, name=norm.name)
+    # One of them may have one row for all texts; the operator takes that of its second.
+    terms = sorted(summed.inputs, key=lambda value: _sizes(value)[:1] == [1])
+    if [len(_sizes(value)) for value in terms] != [3, 3] or _sizes(terms[0])[:1] == [1]:
+        return
+    # Without it, the two operators mean different ones.
+    epsilon = norm.attributes.get_float("epsilon", _EPSILON)
+    made = ir.node(_NORM, [*terms, *norm.inputs[1:3]], {"epsilon": epsilon}, domain="com.microsoft", name=norm.name)
     old, new = norm.outputs[0], made.outputs[0]
     new.name, new.type, new.shape = old.name, old.type, old.shape
     graph.insert_after(norm, made)
@@ -98,15 +103,15 @@ def _add_embeddings(graph: ir.Graph) -> None:
     graph.remove([norm, summed], safe=True)
 
 
-def _rows(value: ir.Value | None) -> object:
-    return None if value is None or value.shape is None else value.shape[0]
+def _sizes(value: ir.Value | None) -> list[object]:
+    return [] if value is None or value.shape is None else list(value.shape)
 
 
 def _leave_out_outputs(graph: ir.Graph) -> None:
-    """Outputs that nobody reads: a residual sum beside its LayerNorm is written to memory because it is named."""
+    """A residual sum beside its LayerNorm is written to memory because it is named, though nobody reads it."""
     for node in graph:
-        used = [place for place, value in enumerate(node.outputs) if value.uses() or value.is_graph_output()]
-        node.resize_outputs(max(used, default=0) + 1)
+        if node.op_type == _NORM and not any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
+            node.resize_outputs(1)
 
 
 def _reaches_attention(node: ir.Node) -> bool:

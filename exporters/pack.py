@@ -51,7 +51,7 @@ def pack(source: Artifact, config: PackConfig, out: Path) -> Manifest:
     fusion = {**source.manifest.checks["fusion"], "PackedMultiHeadAttention": packer.attentions}
     return replace(
         source.manifest,
-        needs={**source.manifest.needs, "packed": True, "padding": "right"},
+        needs={**source.manifest.needs, "packed": True},
         checks={**source.manifest.checks, "fusion": fusion},
     )
 

@@ -51,7 +51,7 @@ def is_padding(value: ir.Value) -> bool:
 def mask_by_lengths(graph: ir.Graph) -> bool:
     """Tell attention lengths in place of a mask, where every layer has no more than that; returns whether."""
     attentions = [node for node in graph if node.op_type == "MultiHeadAttention"]
-    if not all(_has_only_padding(node) for node in attentions):
+    if not attentions or not all(_has_only_padding(node) for node in attentions):
         return False
     known = lengths(graph)
     for node in attentions:
@@ -61,5 +61,7 @@ def mask_by_lengths(graph: ir.Graph) -> bool:
 
 
 def _has_only_padding(attention: ir.Node) -> bool:
-    added = attention.inputs[ADDED] if len(attention.inputs) > ADDED else None
+    if len(attention.inputs) <= ADDED:
+        return False
+    added = attention.inputs[ADDED]
     return attention.inputs[LENGTHS] is None and added is not None and is_padding(added)

@@ -17,6 +17,7 @@ from edgebert.errors import UsageError
 from edgebert.exporters.pbtxt import Word, entries, text_format
 from edgebert.graph_guard import EXTERNAL, GRAPH
 from edgebert.profiles import Profile
+from edgebert.runtimes.session import padded_right
 from edgebert.stage import publish, write_json
 from edgebert.tasks import TASKS
 from edgebert.tokenizer import TOKENIZER, pad_id
@@ -186,7 +187,7 @@ def _warm_up(artifact: Artifact) -> list[dict[str, Any]]:
 
     Attention that is told lengths has nothing to compute under a mask of zeros, and nobody tried what it makes of that.
     """
-    if artifact.manifest.needs.get("padding") == "right":
+    if padded_right(artifact):
         return []
     length = max(_least(artifact), min(PAD_TO, artifact.manifest.max_length))
     inputs = {

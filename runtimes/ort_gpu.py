@@ -28,6 +28,7 @@ from edgebert.runtimes import device
 from edgebert.runtimes.buckets import bucket, is_captured
 from edgebert.runtimes.engine import Held
 from edgebert.runtimes.fixed import cut_back, fitted, to_its_shape
+from edgebert.runtimes.gpu_thread import on_gpu_thread
 from edgebert.runtimes.ort import refusals
 from edgebert.runtimes.session import Array, Feed, Session, SessionConfig, checked
 from edgebert.tokenizer import pad_id
@@ -35,8 +36,8 @@ from edgebert.tokenizer import pad_id
 log = logging.getLogger("edgebert")
 
 _CUDA, _TRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
-# An option of a run: which CUDA graph it captures and then replays; none, for this run; and the least of ours.
-_GRAPH, _NO_GRAPH, _FIRST_GRAPH = "gpu_graph_id", "-1", 1
+# An option of a run: which CUDA graph it captures and then replays, from 1 on; and none, for this run.
+_GRAPH, _NO_GRAPH = "gpu_graph_id", "-1"
 # Ampere is the first to multiply in it.
 _LEAST_FOR_BF16 = 8.0
 _REMEDY = "pip uninstall onnxruntime; pip install 'edgebert[gpu]' (the two cannot live side by side)"
@@ -71,27 +72,43 @@ def open_trt(artifact: Artifact, config: SessionConfig) -> Session:
 class _GpuSession:
     def __init__(self, artifact: Artifact, config: SessionConfig, provider: str) -> None:
         self._artifact = artifact
-        self._held: Held[_Engine] = Held(partial(_Engine, artifact, config, provider), artifact, forks=False)
+        make = partial(_Engine, artifact, config, provider)
+        self._held: Held[_Engine] = Held(lambda: on_gpu_thread(make), artifact, forks=False)
         engine = self._held.get()
         self._about = {
             "runtime": "onnxruntime", "version": onnxruntime.__version__, "provider": engine.provider,
             "device": device.name(), "threads": config.thread_count, "device_bytes": engine.bytes,
         }  # fmt: skip
         self._meter = device.Meter()
+        self._captured = engine.captured
+        self._given = self._computed = 0
 
     def run(self, feed: Feed) -> dict[str, Array]:
         engine = self._held.get()
         arrays = checked(feed, self._artifact)
         with self._meter.call() as took, refusals("this input", self._artifact, "check its token ids and shapes"):
-            found, milliseconds = engine.compute(arrays)
-            took(milliseconds)
-        return found
+            answer = on_gpu_thread(partial(engine.compute, arrays))
+            took(answer.milliseconds)
+            self._captured = engine.captured
+            self._given += next(iter(arrays.values())).size
+            self._computed += answer.tokens
+        return answer.outputs
 
     def facts(self) -> dict[str, Any]:
-        return {**self._about, "captured": self._held.get().shapes, **self._meter.facts()}
+        padding = 1 - self._given / self._computed if self._computed else 0.0
+        return {**self._about, "captured": self._captured, "padding": round(padding, 4), **self._meter.facts()}
 
     def close(self) -> None:
         self._held.close()
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a batch's outputs are, how long the GPU took for them, and for how many tokens, padding included."""
+
+    outputs: dict[str, Array]
+    milliseconds: float
+    tokens: int
 
 
 @dataclass
@@ -100,67 +117,84 @@ class _Bound:
 
     binding: Any
     inputs: dict[str, Any]
-    options: Any = None
+    options: Any
 
 
 class _Engine:
-    """A session with its stream; not for two threads at once."""
+    """A session with its stream, for the GPU's thread alone."""
 
     def __init__(self, artifact: Artifact, config: SessionConfig, provider: str) -> None:
         if artifact.manifest.precision == "bf16" and float(device.capability()) < _LEAST_FOR_BF16:
             what = f"no bf16 on a GPU of compute capability {device.capability()}"
             raise EnvironmentMissing(what, device.name(), f"use fp16, or a GPU from {_LEAST_FOR_BF16} on")
         free = device.free_bytes()
-        self._manifest, self._fill = artifact.manifest, {"input_ids": pad_id(artifact)}
+        self._artifact, self._fill = artifact, {"input_ids": pad_id(artifact)}
         self._stream = device.Stream()
-        # How many tokens a packed graph computes is known to the GPU alone, so that there is nothing to replay.
-        self._captures = provider == _CUDA and not artifact.manifest.needs.get("packed")
+        self._captures = provider == _CUDA and _can_be_captured(artifact)
         # In a list, by which it goes before the stream that it works on.
         self._sessions = [self._opened(artifact, config, provider)]
         weakref.finalize(self, _release, self._sessions, self._stream).atexit = False
         self.provider = provider
         self._outputs = [output.name for output in self._sessions[0].get_outputs()]
-        # By shape: captured work finds its inputs where they were.
-        self._captured: dict[tuple[int, int], _Bound] = {}
+        # By shape: captured work finds its inputs where they were; None where capturing failed.
+        self._graphs: dict[tuple[int, int], _Bound | None] = {}
         for sizes in _warm(artifact):
             self.compute({spec.name: np.ones(sizes, np.int64) for spec in artifact.manifest.inputs})
         self.bytes = max(0, free - device.free_bytes())
 
     @property
-    def shapes(self) -> int:
+    def captured(self) -> int:
         """How many shapes were captured so far."""
-        return len(self._captured)
+        return len([bound for bound in self._graphs.values() if bound is not None])
 
-    def compute(self, arrays: Feed) -> tuple[dict[str, Array], float]:
-        """The outputs, and the milliseconds that the GPU took for them."""
-        if not self._captures:
-            return self._run(self._bind(arrays))
-        rows, length = asked = next(iter(arrays.values())).shape
-        shape = self._manifest.fixed or bucket(rows, length, self._manifest.max_length)
+    def compute(self, arrays: Feed) -> _Answer:
+        """The outputs of a batch, padded to one of few shapes where it may be."""
+        asked = rows, length = next(iter(arrays.values())).shape
+        shape, captured = self._shape(arrays)
         padded = arrays if shape == asked else fitted(arrays, *shape, self._fill)
-        found, milliseconds = self._run(self._replayed(shape, padded))
-        return cut_back(found, self._manifest.task, rows, length), milliseconds
+        replayed = self._replayed(shape, padded) if captured else None
+        outputs, milliseconds = self._run(replayed or self._bind(padded))
+        if shape != asked:
+            outputs = cut_back(outputs, self._artifact.manifest.task, rows, length)
+        return _Answer(outputs, milliseconds, shape[0] * shape[1])
 
-    def _replayed(self, shape: tuple[int, int], arrays: Feed) -> _Bound:
-        if not (is_captured(*shape) or self._manifest.fixed):
-            bound = self._bind(arrays)
-            bound.options = _run_options(_NO_GRAPH)
-            return bound
-        bound = self._captured.get(shape) or self._capture(shape, arrays)
-        for name, value in bound.inputs.items():
-            value.update_inplace(np.ascontiguousarray(arrays[name]))
+    def _shape(self, arrays: Feed) -> tuple[tuple[int, int], bool]:
+        """The shape in which a batch is computed, and whether as a CUDA graph."""
+        manifest, mask = self._artifact.manifest, arrays["attention_mask"]
+        rows, length = mask.shape
+        if manifest.fixed:
+            return (rows, length), self._captures
+        # A row without any token attends to all of its places, so that more of them would change it.
+        if not self._captures or not rows or not mask.any(axis=1).all():
+            return (rows, length), False
+        shape = bucket(rows, length, manifest.max_length)
+        return shape, is_captured(*shape)
+
+    def _replayed(self, shape: tuple[int, int], arrays: Feed) -> _Bound | None:
+        """What runs a shape as a CUDA graph, captured where it is seen first; None where that failed."""
+        if shape not in self._graphs:
+            # Its place is taken before it is tried: an id is never used for two shapes, which nobody else checks.
+            self._graphs[shape] = None
+            self._graphs[shape] = self._capture(arrays, str(len(self._graphs)))
+        bound = self._graphs[shape]
+        if bound is not None:
+            for name, value in bound.inputs.items():
+                value.update_inplace(np.ascontiguousarray(arrays[name]))
         return bound
 
-    def _capture(self, shape: tuple[int, int], arrays: Feed) -> _Bound:
+    def _capture(self, arrays: Feed, graph: str) -> _Bound | None:
         """Run a shape as it comes, by which its outputs have their memory, and as the graph that is replayed."""
         bound = self._bind(arrays)
-        self._sessions[0].run_with_iobinding(bound.binding, _run_options(_NO_GRAPH))
+        self._sessions[0].run_with_iobinding(bound.binding, bound.options)
         self._stream.wait()
         for name, value in zip(self._outputs, bound.binding.get_outputs(), strict=True):
             bound.binding.bind_ortvalue_output(name, value)
-        bound.options = _run_options(str(_FIRST_GRAPH + len(self._captured)))
-        self._sessions[0].run_with_iobinding(bound.binding, bound.options)
-        self._captured[shape] = bound
+        bound.options = _run_options(graph)
+        try:
+            self._sessions[0].run_with_iobinding(bound.binding, bound.options)
+        except Exception as error:  # noqa: BLE001, of ONNX Runtime's many; the batch itself was just computed
+            log.warning("a batch shape is not captured as a CUDA graph, and stays slower: %s", str(error))
+            return None
         return bound
 
     def _run(self, bound: _Bound) -> tuple[dict[str, Array], float]:
@@ -178,7 +212,7 @@ class _Engine:
             binding.bind_ortvalue_input(name, inputs[name])
         for name in self._outputs:
             binding.bind_output(name, "cuda")
-        return _Bound(binding, inputs)
+        return _Bound(binding, inputs, _run_options(_NO_GRAPH))
 
     def _opened(self, artifact: Artifact, config: SessionConfig, provider: str) -> Any:
         model, weights = read_checked_graph(artifact, packs=provider == _CUDA)
@@ -199,6 +233,16 @@ class _Engine:
                 what, f"onnxruntime {onnxruntime.__version__}", "run edgebert doctor; see docs/gpu.md"
             )
         return session
+
+
+def _can_be_captured(artifact: Artifact) -> bool:
+    """Whether all of a graph runs on the GPU, in shapes that are known before it does.
+
+    ONNX Runtime refuses to capture what falls back to the CPU, as other targets' graphs may; and how many tokens a
+    packed graph computes the GPU alone knows.
+    """
+    manifest = artifact.manifest
+    return ("fusion" in manifest.checks or manifest.fixed is not None) and not manifest.needs.get("packed")
 
 
 def _run_options(graph: str) -> Any:

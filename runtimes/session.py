@@ -91,7 +91,8 @@ def checked(feed: Feed, artifact: Artifact) -> dict[str, Array]:
     if largest[_MASK] > 1:
         raise _refused("a mask of other values than 0 and 1", artifact, "give 1 for tokens that count, 0 for others")
     if not takes(arrays[_MASK], artifact):
-        raise _refused("padding elsewhere than on the right", artifact, "pad on the right, or export it in fp32")
+        other = "without --packed" if artifact.manifest.needs.get("packed") else "in fp32"
+        raise _refused("padding elsewhere than on the right", artifact, f"pad on the right, or export it {other}")
     if largest[_IDS] >= (vocab := artifact.manifest.architecture.vocab):
         raise _refused("token ids beyond the vocabulary", artifact, f"give 0 to {vocab - 1}")
     if largest.get(_TYPES, 0) >= _MOST_TYPES:
@@ -105,9 +106,13 @@ def takes(mask: Array, artifact: Artifact) -> bool:
     One whose attention is told lengths, or whose padding is left out, only where each row begins with its tokens, one
     at least, and all its padding follows.
     """
-    if artifact.manifest.needs.get("padding") != "right":
-        return True
-    return bool(mask[:, :1].all() and (mask[:, 1:] <= mask[:, :-1]).all())
+    return not padded_right(artifact) or bool(mask[:, :1].all() and (mask[:, 1:] <= mask[:, :-1]).all())
+
+
+def padded_right(artifact: Artifact) -> bool:
+    """Whether an artifact takes no other padding."""
+    needs = artifact.manifest.needs
+    return needs.get("padding") == "right" or bool(needs.get("packed"))
 
 
 def _refused(what: str, artifact: Artifact, remedy: str) -> InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import types
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ class Runtime:
     calls: list[str] = field(default_factory=list)
     # The graph that each run named, -1 for none, its rows and its tokens.
     runs: list[tuple[Any, ...]] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
+    capture_fails: bool = False
 
 
 class _Value:
@@ -111,7 +114,11 @@ def install(patch: pytest.MonkeyPatch, runtime: Runtime) -> tuple[Runtime, fake_
             feed = {name: value.array for name, value in binding.inputs.items()}
             graph = "-1" if options is None else options.get_run_config_entry("gpu_graph_id")
             shape = next(iter(feed.values())).shape
+            # ONNX Runtime keeps what it captures for each thread.
+            runtime.threads.add(threading.get_ident())
             if graph != "-1":
+                if runtime.capture_fails:
+                    raise RuntimeError("operation not permitted when stream is capturing")
                 # What is captured is replayed: in its shape, and into memory that stays.
                 assert runtime.settings[-1]["CUDAExecutionProvider"]["enable_cuda_graph"] == "1"
                 assert self._shapes.setdefault(graph, shape) == shape

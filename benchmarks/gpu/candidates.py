@@ -45,12 +45,12 @@ class Candidate(Protocol):
 class Ort:
     """ONNX Runtime on the fused graph, padded or packed; the provider that really runs is asked for.
 
-    ``captured``: each batch that is bound becomes a CUDA graph, and calls replay it. ``settings`` are the provider's.
+    ``captured``: each batch that is bound becomes a CUDA graph, and calls replay it.
     """
 
     def __init__(
         self, graphs: Path, shape: Shape, form: str, model: Any, device: str,
-        *, captured: bool = False, **settings: str,
+        *, captured: bool = False,
     ) -> None:  # fmt: skip
         import onnxruntime
 
@@ -65,7 +65,7 @@ class Ort:
         wanted: Any = "CPUExecutionProvider"
         if device == "cuda":
             stream = torch.cuda.current_stream().cuda_stream
-            settings |= {"user_compute_stream": str(stream), "use_tf32": "0", "enable_cuda_graph": str(int(captured))}
+            settings = {"user_compute_stream": str(stream), "use_tf32": "0", "enable_cuda_graph": str(int(captured))}
             wanted = ("CUDAExecutionProvider", settings)
         self._session = onnxruntime.InferenceSession(graph, options, providers=[wanted])
         name = wanted if isinstance(wanted, str) else wanted[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def prepare(shape: Shape, out: Path) -> None:
         made = {each: stage.run("fuse", fuse, graph, FuseConfig(each), root / each) for each in PRECISIONS}
         made[f"{PACKED}-packed"] = stage.run("pack", pack, made[PACKED], PackConfig(), root / "packed")
         for form, artifact in made.items():
-            _strip(artifact.path / "model.onnx", set(model.state_dict()), out / f"{shape.name}-{form}", shape)
+            name, parameters = out / f"{shape.name}-{form}", set(model.state_dict())
+            _strip(artifact.path / "model.onnx", parameters, name, shape, _checksum(model))
 
 
 def _tokenizer() -> dict[str, Any]:
@@ -108,8 +110,11 @@ def _tokenizer() -> dict[str, Any]:
     return {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "model": model}
 
 
-def _strip(graph: Path, parameters: set[str], out: Path, shape: Shape) -> None:
-    """The graph with each weight that is a parameter in the virtual file, and the index of that."""
+def _strip(graph: Path, parameters: set[str], out: Path, shape: Shape, drawn: int) -> None:
+    """The graph with each weight that is a parameter in the virtual file, and the index of that.
+
+    What was computed of parameters stays in the graph: ``drawn`` tells of which.
+    """
     import onnx
     from onnx import TensorProto, external_data_helper, helper
 
@@ -126,8 +131,14 @@ def _strip(graph: Path, parameters: set[str], out: Path, shape: Shape) -> None:
         index.append({"name": tensor.name, "dtype": dtype, "offset": offset, "bytes": len(raw)})
         offset += len(raw)
     out.with_suffix(".onnx").write_bytes(model.SerializeToString())
-    document = {"shape": asdict(shape), "bytes": offset, "tensors": index}
+    document = {"shape": asdict(shape), "weights": drawn, "bytes": offset, "tensors": index}
     out.with_suffix(".json").write_text(json.dumps(document), "utf-8")
+
+
+def _checksum(model: Any) -> int:
+    """Of the biases: they would differ if any random number before them did."""
+    biases = [value for name, value in model.state_dict().items() if name.endswith(".bias")]
+    return zlib.crc32(b"".join(_bytes(value, "float32") for value in biases))
 
 
 def _bytes(tensor: Any, dtype: str) -> bytes:
@@ -143,6 +154,8 @@ def filled(folder: Path, shape: Shape, form: str, model: Any) -> tuple[bytes, by
     document = json.loads((folder / f"{shape.name}-{form}.json").read_text("utf-8"))
     if document["shape"] != asdict(shape):
         raise ValueError(f"{folder} was prepared for another {shape.name}: run --prepare again")
+    if document["weights"] != _checksum(model):
+        raise ValueError(f"the random weights of {shape.name} are not those that {folder} was prepared with")
     state, content = model.state_dict(), bytearray(document["bytes"])
     for entry in document["tensors"]:
         plain = entry["name"].removesuffix(".T")

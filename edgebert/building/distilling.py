@@ -20,7 +20,7 @@ from edgebert.building.resizing import kept_layers
 from edgebert.errors import UsageError
 from edgebert.machine import file_name
 from edgebert.shaping.checkpoint import MODULES, HeadConfig, add_head, open_checkpoint
-from edgebert.shaping.depth import KEEP_FIRST, check_keep
+from edgebert.shaping.depth import KEEP_FIRST, check_keep, students_keep
 from edgebert.tasks import Kind, task_for
 from edgebert.training.data import Data, match_labels, read
 
@@ -111,7 +111,7 @@ def distill(
     out: str | Path,
     config: TrainConfig,
     *,
-    keep: str = KEEP_FIRST,
+    keep: str | None = None,
     init_from: str | None = None,
     columns: Mapping[str, str] | None = None,
     tell: Callable[[Importance], None] | None = None,
@@ -119,8 +119,9 @@ def distill(
     """Train checkpoints of the given depths from a teacher, each at ``out/<name>-<depth_name>``.
 
     ``keep`` and ``tell`` are :func:`kept_layers`', of the checkpoint that students start from: ``init_from``, or the
-    model. A teacher not yet fine-tuned for the data's labels is fine-tuned first, with ``config``'s limits.
-    Finished depths are kept, an interrupted one goes on. Raises UsageError and InputError before training.
+    model; a ``keep`` of None is :func:`students_keep`'s. A teacher not yet fine-tuned for the data's labels is
+    fine-tuned first, with ``config``'s limits. Finished depths are kept, an interrupted one goes on. Raises UsageError
+    and InputError before training.
     """
     from edgebert.training.objectives import method_named
     from edgebert.training.plan import check_settings, teacher_recipe
@@ -134,6 +135,7 @@ def distill(
     named = open_checkpoint(model)
     check_output(named, folder)
     origin = named if init_from is None else open_checkpoint(init_from)
+    keep = students_keep(keep, nested=together)
     check_keep(layers, keep, origin.manifest.architecture.layers)
     # What is cut and what is published; a training run asks for its own before it begins.
     stage.require_space(folder, bytes_needed(named, layers, []), "distill")

@@ -101,13 +101,13 @@ def _ways(request: FitRequest) -> tuple[tuple[str, str], ...]:
 
 def _check_keep(request: FitRequest, layers: Sequence[int], depth: int) -> None:
     """Refuse now what cannot be cut, or would be cut from two checkpoints that do not correspond."""
-    check_keep(layers, request.keep, depth)
-    if depth in layers and layers_to_keep(depth, request.keep, depth, [0.0] * depth) != tuple(range(depth)):
+    check_keep(layers, request.cut, depth)
+    if depth in layers and layers_to_keep(depth, request.cut, depth, [0.0] * depth) != tuple(range(depth)):
         raise UsageError("the full depth is the teacher, in its own order", "--keep", "list fewer layers")
-    if request.student.exits and request.keep != KEEP_FIRST:
+    if request.student.exits and request.cut != KEEP_FIRST:
         what = "depths that are trained together share their lower layers"
         raise UsageError(what, "--keep", f"use {KEEP_FIRST}, or another --method")
-    if request.init_from and request.keep != KEEP_FIRST:
+    if request.init_from and request.cut != KEEP_FIRST:
         base = open_checkpoint(request.init_from).manifest.architecture.layers
         if base != depth:
             what = f"the model has {depth} layers, the checkpoint that students start from {base}"
@@ -146,7 +146,7 @@ def _inputs(request: FitRequest, data: Data, source: Artifact) -> dict[str, Any]
     return {
         "model": source.digest, "data": data.digest, "init-from": base, "versions": versions(),
         # None, as in folders of an edgebert that knew no other.
-        "keep": None if request.keep == KEEP_FIRST else request.keep,
+        "keep": None if request.cut == KEEP_FIRST else request.cut,
         "quant-drop": None if request.quant_drop == QUANT_DROP else request.quant_drop,
         "training": stage.settings_of(request.student),
         "teacher training": stage.settings_of(request.teacher_config(source, data.labels)),
@@ -170,7 +170,7 @@ class _Sweep:
 
     def run(self, tell: Callable[[Importance], None] | None) -> Report:
         self.start: Artifact = self._must("preparing the checkpoint", "begin")
-        if self.request.keep == KEEP_AUTO:
+        if self.request.cut == KEEP_AUTO:
             found: Importance = self._must("measuring the layers", "importance")
             self._ranking = found.ranking
             if tell is not None:
@@ -201,7 +201,7 @@ class _Sweep:
         """Which layers a depth has; the full depth is the teacher, whole, whatever list was given."""
         if layers == self.depth:
             return tuple(range(layers))
-        return layers_to_keep(layers, self.request.keep, self.depth, self._ranking)
+        return layers_to_keep(layers, self.request.cut, self.depth, self._ranking)
 
     # -- latency first -------------------------------------------------------------------------------
 

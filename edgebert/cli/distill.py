@@ -24,7 +24,7 @@ def _show(document: Document) -> str:
 @flags.model
 @flags.data(required=True)
 @click.option("--layers", type=flags.NUMBERS, required=True, help="Depths to train, one or a list.")
-@flags.keep
+@flags.keep(None)
 @flags.training
 @click.option(
     "--init-from",
@@ -38,7 +38,7 @@ def run(
     data: str,
     columns: dict[str, str],
     layers: tuple[int, ...],
-    keep: str,
+    keep: str | None,
     init_from: str | None,
     seed: int,
     out: Path,

@@ -69,7 +69,7 @@ def entry_of(artifact: Artifact) -> Document:
 @command("edgebert export --layers 3 --precision int8 --data reviews.csv -o out", _show)
 @flags.layers("How many layers to keep, one number or a list [default: all].")
 @flags.model
-@flags.keep
+@flags.keep("first")
 @flags.targets("cpu")
 @flags.precisions("fp32")
 @flags.data()

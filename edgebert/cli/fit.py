@@ -23,7 +23,7 @@ from edgebert.machine import readable
 @flags.data(required=True)
 @flags.budget
 @flags.layers("Depths to try [default: all].")
-@flags.keep
+@flags.keep(None)
 @flags.targets("cpu")
 @flags.precisions("fp32,int8")
 @flags.quant_drop
@@ -50,7 +50,7 @@ def run(
     budget: str | None,
     max_drop: float | None,
     layers: tuple[int, ...] | None,
-    keep: str,
+    keep: str | None,
     target: tuple[str, ...],
     precision: tuple[str, ...],
     quant_drop: float,

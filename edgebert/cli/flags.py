@@ -146,10 +146,11 @@ def layers(text: str) -> Callable[[F], F]:
     return click.option("--layers", type=NUMBERS, default=None, help=text)
 
 
-def keep(function: F) -> F:
-    """``--keep``."""
-    text = "Which layers stay: first, last, alternate, symmetric, auto (by --data), or a list such as 0,2,4."
-    return click.option("--keep", default="first", help=text)(function)
+def keep(default: str | None) -> Callable[[F], F]:
+    """``--keep``; without a default it is what students keep."""
+    text = "Which layers stay: first, last, alternate, symmetric, auto (by --data), or a list such as 0,2,4"
+    told = default or "alternate; first for --method elastic"
+    return click.option("--keep", default=default, help=f"{text} [default: {told}].")
 
 
 def targets(default: str | None) -> Callable[[F], F]:

@@ -43,7 +43,7 @@ def _width(entry: Document) -> Iterator[str]:
 @command("edgebert resize --model minilm --layers 3 --ffn 2304 -o minilm-3-wide", _show)
 @flags.model
 @click.option("--layers", type=int, default=None, help="How many layers to keep [default: all].")
-@flags.keep
+@flags.keep("first")
 @click.option("--hidden", type=flags.count(), default=None, help="Hidden width: wider by copies, narrower by --data.")
 @click.option("--heads", type=flags.count(), default=None, help="Heads [default: as many as --hidden has room for].")
 @click.option("--ffn", type=flags.count(), default=None, help="Feed-forward size: wider by copies, narrower by --data.")

@@ -23,7 +23,7 @@ from edgebert.shaping.stored import weight_files
 if TYPE_CHECKING:
     import torch
 
-KEEP_FIRST, KEEP_AUTO = "first", "auto"
+KEEP_FIRST, KEEP_SPREAD, KEEP_AUTO = "first", "alternate", "auto"
 
 
 def first(layers: int, depth: int) -> tuple[int, ...]:
@@ -56,9 +56,17 @@ def symmetric(layers: int, depth: int) -> tuple[int, ...]:
 STRATEGIES: Mapping[str, Callable[[int, int], tuple[int, ...]]] = {
     KEEP_FIRST: first,
     "last": last,
-    "alternate": alternate,
+    KEEP_SPREAD: alternate,
     "symmetric": symmetric,
 }
+
+
+def students_keep(keep: str | None, *, nested: bool = False) -> str:
+    """``--keep`` of layers that are trained: as asked, else from all over the model, which the study found better.
+
+    ``nested`` depths share their lower layers, and so have the lowest.
+    """
+    return keep or (KEEP_FIRST if nested else KEEP_SPREAD)
 
 
 @dataclass(frozen=True)
