@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from study_found import Found, Points
-from study_plan import CLASSIFIED, DEPTHS, ENCODED, FULL, ROUNDED, distilled
+from study_plan import CLASSIFIED, DEPTHS, ENCODED, FULL, ROUNDED, lowest, recipe
 
 # Points below the teacher that the mean of the classified sets, and of the encoder, should not pass.
 AIMS, ENCODER_AIM = {3: 0.5, 2: 1.5, 1: 4.0}, 1.5
@@ -48,7 +48,7 @@ def _aims(found: Found) -> str:
         if value is not None:
             verdict = "reached" if value >= -aim else "missed"
             lines.append(f"{layers} layers {value:+.1f} (aim -{aim}: {verdict})")
-    encoder = found.points(distilled(ENCODED, 3))
+    encoder = found.points(recipe(ENCODED, 3))
     if encoder:
         verdict = "reached" if encoder.value >= -ENCODER_AIM else "missed"
         lines.append(f"{ENCODED} at 3 layers {encoder.value:+.1f} (aim -{ENCODER_AIM}: {verdict})")
@@ -65,7 +65,7 @@ def needed(found: Found, means: Mapping[str, Mapping[int, float | None]]) -> str
     return f"""## 1. Is distillation needed?
 
 Points by layers, mean of five sets where all five are measured: {"; ".join(told) or UNKNOWN}.
-"none" begins with the pre-trained layers and learns the labels; "logits" also the teacher's answers, "hidden" its hidden states too; "elastic" trains all depths in one run.
+"none" begins with the pre-trained layers and learns the labels; "logits" also the teacher's answers, "hidden" its hidden states too; "elastic" trains all depths in one run. All keep the lowest layers.
 """  # noqa: E501
 
 
@@ -84,7 +84,7 @@ def depth(found: Found) -> str:
     """Question 3."""
     told = []
     for name in (*CLASSIFIED, ENCODED):
-        known = {k: points for k in DEPTHS if (points := found.points(distilled(name, k)))}
+        known = {k: points for k in DEPTHS if (points := found.points(recipe(name, k)))}
         enough = next((k for k, points in known.items() if points.high >= 0), FULL)
         if known:
             told.append(f"{name} {enough}")
@@ -105,18 +105,18 @@ def width(found: Found) -> str:
 
 def rounded(found: Found) -> str:
     """Question 5."""
-    means = {k: found.mean({name: found.rounded(distilled(name, k)) for name in CLASSIFIED}) for k in ROUNDED}
+    means = {k: found.mean({name: found.rounded(lowest(name, k)) for name in CLASSIFIED}) for k in ROUNDED}
     told = ", ".join(f"{layers} layers {value:+.1f}" for layers, value in means.items() if value is not None)
     return f"""## 5. Does int8 cost shallow models more?
 
 int8 against fp32, mean of five sets where all five are measured: {told or UNKNOWN}.
-int8 is the scheme (dynamic or static) that does best on dev, with the modules in float that `--quant-drop` asks for.
-"""
+int8 is the scheme (dynamic or static) that does best on dev, with the modules in float that `--quant-drop` asks for; students keep the lowest layers.
+"""  # noqa: E501
 
 
 def helped(found: Found) -> str:
     """What was tried beside the recipe."""
     return """## What helped, and what did not
 
-Runs of the recipe with one setting changed.
+Runs of `hidden` on the lowest layers with one setting changed.
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import study_rows
-from study_plan import CLASSIFIED, Run, distilled, teacher_of
+from study_plan import CLASSIFIED, Run, recipe, teacher_of
 
 ABSENT = "–"
 
@@ -64,7 +64,7 @@ class Found:
 
     def by_depth(self, layers: int) -> dict[str, Points | None]:
         """The students of the recipe with so many layers, of every classified set."""
-        return {name: self.points(distilled(name, layers)) for name in CLASSIFIED}
+        return {name: self.points(recipe(name, layers)) for name in CLASSIFIED}
 
     def p50(self, name: str, precision: str, layers: int) -> float | None:
         """Milliseconds of one text of a set's test at the median."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import study_answers as answers
 import study_rows
 from study_found import Found, Points, table
-from study_plan import CUTS, DEPTHS, FULL, MIDDLE, NARROWED, ROUNDED, SETS, SHAPES, Run, distilled, plan
+from study_plan import CUTS, DEPTHS, FULL, MIDDLE, NARROWED, ROUNDED, SETS, SHAPES, Run, lowest, plan, recipe
 from study_plots import Series, bars, lines
 
 METHODS = ("none", "logits", "hidden", "elastic")
@@ -70,11 +70,25 @@ def _cuts(found: Found, pictures: Path) -> str:
     bars(pictures / "cuts.svg", SETS, [one for one in drawn if one.x], POINTS)
     rows = [[name, *of_set.values(), found.mean(of_set)] for name, of_set in starts.items()]
     picture = "![Points to the teacher at three layers, by the layers kept](study/cuts.svg)\n"
-    return "\n".join([answers.cuts(found, starts), picture, table(["three layers", *SETS, "mean of five"], rows)])
+    tables = [table(["three layers", *SETS, "mean of five"], rows)]
+    for layers, name in ((2, "two layers"), (1, "one layer")):
+        tables.append(table([name, *SETS, "mean of five"], _by_cut(found, layers)))
+    return "\n".join([answers.cuts(found, starts), picture, *tables])
+
+
+def _by_cut(found: Found, layers: int) -> list[list[object]]:
+    """What is kept at a depth, by which method: the runs that there are."""
+    rows: list[list[object]] = []
+    for method in ("hidden", "logits"):
+        for keep in CUTS:
+            of_set = {data: found.points(Run(data, method, (layers,), keep=keep)) for data in SETS}
+            if any(of_set.values()):
+                rows.append([f"{keep}, {method}", *of_set.values(), found.mean(of_set)])
+    return rows
 
 
 def _depth(found: Found, pictures: Path) -> str:
-    of_set = [_series(data, {k: _value(found.points(distilled(data, k))) for k in DEPTHS}) for data in SETS]
+    of_set = [_series(data, {k: _value(found.points(recipe(data, k))) for k in DEPTHS}) for data in SETS]
     lines(pictures / "layers.svg", [one for one in of_set if one.x], "layers", POINTS, levels={"teacher": 0.0})
     drawn = []
     for data in SETS:
@@ -88,7 +102,7 @@ def _depth(found: Found, pictures: Path) -> str:
         lines(pictures / "depth.svg", [one for one in drawn if one.x], "p50 latency of one text in int8, ms", POINTS)
     rows = []
     for depth in DEPTHS:
-        points = {data: found.points(distilled(data, depth)) for data in SETS}
+        points = {data: found.points(recipe(data, depth)) for data in SETS}
         rows.append([depth, *points.values(), found.mean(points)])
     times = [
         [precision, depth, *(_ms(found.p50(data, precision, depth)) for data in SETS)]
@@ -104,7 +118,7 @@ def _depth(found: Found, pictures: Path) -> str:
 
 def _int8_points(found: Found, data: str, depth: int) -> float | None:
     """int8 at a depth against the teacher in fp32."""
-    run = distilled(data, depth) if depth != FULL else None
+    run = lowest(data, depth) if depth != FULL else None
     row = found.row(run) if run else found.teacher(data)
     return 100 * (row["int8"] - row["teacher"]) if row and "int8" in row else None
 
@@ -147,7 +161,7 @@ def _rounded(found: Found, pictures: Path) -> str:
 
 
 def _rounded_at(found: Found, data: str, depth: int) -> Points | None:
-    row = found.row(distilled(data, depth)) if depth != FULL else found.teacher(data)
+    row = found.row(lowest(data, depth)) if depth != FULL else found.teacher(data)
     return Points(*row["int8_points"]) if row and "int8_points" in row else None
 
 
@@ -158,7 +172,7 @@ def _helped(found: Found, pictures: Path) -> str:
         own = found.points(run)
         if run.settings and own:
             told = ", ".join(f"{name} {value:g}" for name, value in run.settings)
-            rows.append([told, run.data, run.layers[0], own, found.points(distilled(run.data, run.layers[0]))])
+            rows.append([told, run.data, run.layers[0], own, found.points(lowest(run.data, run.layers[0]))])
     heads = ["instead of the recipe's", "set", "layers", "points", "points by the recipe"]
     return "\n".join([answers.helped(found), table(heads, rows)])
 

@@ -55,7 +55,7 @@ def row(run: Any, layers: int, points: float) -> dict[str, Any]:
 def test_the_page_is_made_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [run for run in study_plan.plan() if run.data != "wnut17"]
     made = [row(run, layers, -layers / 8) for run in runs for layers in run.layers]
-    made += [row(study_plan.distilled("wnut17", 2), 2, -2.25)]
+    made += [row(study_plan.recipe("wnut17", 2), 2, -2.25)]
     study_rows.append(tmp_path / "rows.jsonl", made)
     times = {"sst2_sent": {"fp32": {"3": 2.0}, "int8": {"3": 1.125, "6": 2.25}, "int8 3x1536": {"3": 1.5}}}
     (tmp_path / "latencies.json").write_text(json.dumps(times))
