@@ -25,6 +25,7 @@ from edgebert.training.exits import Exits, balanced
 from edgebert.training.objectives.base import Outputs
 from edgebert.training.plan import TrainConfig
 from edgebert.training.teacher import forward
+from edgebert.training.trainer import share_alone
 
 TASKS = [task for task in tiny.TASKS if task != "fill-mask"]
 INPUTS = {
@@ -175,8 +176,16 @@ def test_depths_count_by_how_much_of_themselves_is_mended() -> None:
     assert found.item() == pytest.approx(8.5 / 3)
     found.backward()  # type: ignore[no-untyped-call]
     assert losses.grad is not None
-    shares = (losses.grad * (losses.detach() + 0.01)).tolist()
+    shares = (losses.grad * (losses.detach() + 0.01).sqrt()).tolist()
     assert shares == pytest.approx([1 / 3] * 3)
+
+
+def test_every_depth_but_the_deepest_trains_alone_as_long_as_the_others() -> None:
+    for depths in ((1, 2), (1, 2, 3, 4, 5, 6), (2, 6, 12)):
+        others = depths[:-1]
+        assert len({round(depth * share_alone(depth, depths), 9) for depth in others}) == 1
+        # In all as long as a fifth of the epochs of each.
+        assert sum(depth * share_alone(depth, depths) for depth in others) == pytest.approx(0.2 * sum(others))
 
 
 def test_a_fit_trains_all_its_depths_in_one_run(

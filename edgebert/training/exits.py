@@ -126,12 +126,12 @@ def take_heads(module: torch.nn.Module, teacher: torch.nn.Module, family: Family
 
 
 def balanced(losses: Tensor) -> Tensor:
-    """The mean of several depths' losses [depths], with the gradient of their geometric mean but for a factor.
+    """The mean of several depths' losses [depths], with the gradient of their square roots' but for a factor.
 
-    Each counts by how much of itself is mended: the shallowest, which errs most, would else decide for all
-    (Chennupati et al. 2019, "MultiNet++", arXiv:1904.08492).
+    By the losses themselves the shallowest, which errs most, decides for all; by their geometric mean (Chennupati et
+    al. 2019, "MultiNet++", arXiv:1904.08492) the deepest does. This is between the two.
     """
-    scaled = (losses / (average(losses.detach()).relu() + _FLOOR)).mean()
+    scaled = (losses / (average(losses.detach()).relu() + _FLOOR).sqrt()).mean()
     return losses.detach().mean() + scaled - scaled.detach()
 
 

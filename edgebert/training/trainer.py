@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -46,8 +46,8 @@ __all__ = ["TrainConfig", "train"]
 log = logging.getLogger("edgebert")
 _WARM_UP = 0.1
 _WEIGHT_DECAY = 0.01
-# The share of the epochs in which each of the depths of one run trains alone: docs/decisions/022.
-ALONE = 0.2
+# Of the epochs, those in which the depths of one run train alone: docs/decisions/022.
+_ALONE = 0.2
 _EVAL_BATCH = 64
 # Weights and Adam's two moments: two checkpoints and one being written, and the best weights twice.
 _MODELS_ON_DISK = 3 * 3 + 2
@@ -99,26 +99,36 @@ def train_exits(
 ) -> dict[int, Work]:
     """Train checkpoints of the depths ``config.exits``, which share their layers, in one run; see :func:`train`.
 
-    Together for most of the epochs, then each but the deepest alone for the rest: what all share is made for that one,
-    and its own epoch costs most. Where the best weights of each depth are kept, for :func:`written`. A run that is
+    Together for most of the epochs, then each but the deepest alone: what all share is made for that one, and its own
+    epochs cost most. Where the best weights of each depth are kept, for :func:`written`. A run that is
     done is not repeated.
     """
     if set(sources) != set(config.exits):
         raise ValueError("a checkpoint for each exit")
-    together = replace(config, epochs=config.epochs * (1 - ALONE)) if len(sources) > 1 else config
+    together = replace(config, epochs=config.epochs * (1 - _ALONE)) if len(sources) > 1 else config
     plan = make_plan(sources[max(sources)], together, data, teacher)
     folder = _trained(plan, teacher, work, save_seconds)
     found = {max(sources): depth_work(folder, max(sources))}
     for depth in sorted(sources)[:-1]:
         log.info("training %d layers alone", depth)
         source = sources[depth]
-        alone = make_plan(source, replace(config, epochs=config.epochs * ALONE, exits=(depth,)), data, teacher)
+        epochs = config.epochs * share_alone(depth, sources)
+        alone = make_plan(source, replace(config, epochs=epochs, exits=(depth,)), data, teacher)
         # The teacher says the same again where it is asked for the same rows.
         kept = folder.path if alone.rows_compared() == plan.rows_compared() else None
         first, own = depth_work(folder, depth), work / f"alone-{depth}"
         last = _trained(alone, teacher, own, save_seconds, begin=first, kept=kept)
         found[depth] = max(first, depth_work(last, depth), key=lambda one: one.best_value())
     return found
+
+
+def share_alone(depth: int, depths: Iterable[int]) -> float:
+    """The share of the epochs that a depth of several trains alone: so that each but the deepest takes as long.
+
+    The shallowest lose most by sharing, and their epochs cost least.
+    """
+    others = sorted(depths)[:-1]
+    return _ALONE * sum(others) / len(others) / depth
 
 
 def _trained(
