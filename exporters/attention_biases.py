@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgebert.exporters.constants import constant
+from edgebert.exporters.readers import only_reader
 
 # Inputs of MultiHeadAttention, of which one is for three biases together, and of SkipLayerNormalization.
 _QUERY, _KEY, _VALUE, _BIASES = 0, 1, 2, 3
@@ -57,8 +58,8 @@ def _leave_out_key(attention: ir.Node) -> None:
 def _move_value(graph: ir.Graph, attention: ir.Node) -> None:
     """Where the output's product alone reads attention, and is followed by a sum with a bias."""
     summed = _sum(attention.inputs[_VALUE])
-    product = _only_reader(attention.outputs[0], "MatMul")
-    norm = None if product is None else _only_reader(product.outputs[0], "SkipLayerNormalization")
+    product = only_reader(attention.outputs[0], "MatMul")
+    norm = None if product is None else only_reader(product.outputs[0], "SkipLayerNormalization")
     if summed is None or product is None or norm is None or norm.inputs[0] is not product.outputs[0]:
         return
     weight, bias = _content(product.inputs[1]), _content(norm.inputs[_BIAS] if len(norm.inputs) > _BIAS else None)
@@ -82,12 +83,6 @@ def _sum(value: ir.Value | None) -> tuple[ir.Value, npt.NDArray[Any]] | None:
         if term is not None and term.producer() is not None and bias is not None and bias.ndim == 1:
             return term, bias
     return None
-
-
-def _only_reader(value: ir.Value, operator: str) -> ir.Node | None:
-    readers = [use.node for use in value.uses()]
-    alone = len(readers) == 1 and not value.is_graph_output()
-    return readers[0] if alone and readers[0].op_type == operator else None
 
 
 def _content(value: ir.Value | None) -> npt.NDArray[Any] | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from edgebert.exporters.readers import only_reader
+
 
 def order_gelu(graph: ir.Graph) -> int:
     """Rewrite every GELU of a graph, in place; returns how many there were."""
@@ -24,9 +26,9 @@ def order_gelu(graph: ir.Graph) -> int:
 def _halving(erf: ir.Node) -> tuple[ir.Value, ir.Node, ir.Value, ir.Value, ir.Node] | None:
     """The half, what multiplies by it, x, 1 + erf, and what multiplies by x; None where the form is another."""
     inner = erf.inputs[0].producer() if erf.inputs[0] is not None else None
-    add = _only_user(erf.outputs[0], "Add")
-    scaled = None if add is None else _only_user(add.outputs[0], "Mul")
-    product = None if scaled is None else _only_user(scaled.outputs[0], "Mul")
+    add = only_reader(erf.outputs[0], "Add")
+    scaled = None if add is None else only_reader(add.outputs[0], "Mul")
+    product = None if scaled is None else only_reader(scaled.outputs[0], "Mul")
     if inner is None or add is None or scaled is None or product is None:
         return None
     x, half = inner.inputs[0], _other(scaled, add.outputs[0])
@@ -34,13 +36,6 @@ def _halving(erf: ir.Node) -> tuple[ir.Value, ir.Node, ir.Value, ir.Value, ir.No
     if x is None or half is None or not is_half or _other(product, scaled.outputs[0]) is not x:
         return None
     return half, scaled, x, add.outputs[0], product
-
-
-def _only_user(value: ir.Value, operator: str) -> ir.Node | None:
-    """The node that alone reads a value, if it is of this kind."""
-    users = [use.node for use in value.uses()]
-    alone = len(users) == 1 and not value.is_graph_output()
-    return users[0] if alone and users[0].op_type == operator else None
 
 
 def _other(node: ir.Node, known: ir.Value) -> ir.Value | None:

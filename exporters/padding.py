@@ -16,7 +16,7 @@ _MASK, _OURS = "attention_mask", "padding."
 # How a mask of zeros and ones becomes one that is added to scores.
 _ARITHMETIC = frozenset({"Cast", "Expand", "Mul", "Sub", "Unsqueeze"})
 # Inputs of MultiHeadAttention.
-LENGTHS, ADDED = 4, 5
+_LENGTHS, _ADDED = 4, 5
 
 
 def lengths(graph: ir.Graph) -> ir.Value:
@@ -55,13 +55,13 @@ def mask_by_lengths(graph: ir.Graph) -> bool:
         return False
     known = lengths(graph)
     for node in attentions:
-        node.replace_input_with(LENGTHS, known)
-        node.replace_input_with(ADDED, None)
+        node.replace_input_with(_LENGTHS, known)
+        node.replace_input_with(_ADDED, None)
     return True
 
 
 def _has_only_padding(attention: ir.Node) -> bool:
-    if len(attention.inputs) <= ADDED:
+    if len(attention.inputs) <= _ADDED:
         return False
-    added = attention.inputs[ADDED]
-    return attention.inputs[LENGTHS] is None and added is not None and is_padding(added)
+    added = attention.inputs[_ADDED]
+    return attention.inputs[_LENGTHS] is None and added is not None and is_padding(added)

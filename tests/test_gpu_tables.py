@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 import packed_reference
 import pytest
+import tiny
 import torch
 from commands import ROOT, environment, without
 
@@ -85,3 +87,38 @@ def test_graphs_of_another_shape_are_refused(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "tiny-fp32.json").write_text(json.dumps({"shape": {}, "bytes": 0, "tensors": []}))
     with pytest.raises(ValueError, match="was prepared for another tiny"):
         graphs.filled(tmp_path, graphs.TINY[0], "fp32", None)
+
+
+def test_other_random_weights_than_a_graph_was_prepared_with_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    graphs = importlib.import_module("gpu.graphs")
+    (shape,) = graphs.TINY
+    graphs.prepare(shape, tmp_path)
+    model = graphs.random_model(shape)
+    graphs.filled(tmp_path, shape, "fp16", model)
+    with torch.no_grad():
+        model.classifier.bias += 1
+    with pytest.raises(ValueError, match="was prepared with other weights of tiny"):
+        graphs.filled(tmp_path, shape, "fp16", model)
+
+
+def test_artifacts_are_compared_with_what_a_cpu_answered(exports: tiny.Exports, tmp_path: Path) -> None:
+    for name in ("m-cpu-fp32", "other-cpu-fp32"):
+        artifact = exports.artifact("bert", tiny.TASKS[0], 1)
+        shutil.copytree(artifact.path, tmp_path / "artifacts" / name)
+    (tmp_path / "texts.json").write_text(json.dumps(tiny.texts(12, seed=4)))
+    script, asked = ROOT / "benchmarks" / "gpu_artifacts.py", (tmp_path / "artifacts", tmp_path / "texts.json")
+    command = [sys.executable, str(script), *map(str, asked)]
+    expected = tmp_path / "expected.npz"
+    subprocess.run([*command, "--expect", str(expected)], env=environment(), check=True)
+    # One of them is expected to answer otherwise, and is seen to.
+    known = dict(np.load(expected))
+    np.savez(expected, **{**known, "other-cpu-fp32": known["other-cpu-fp32"] + 1})
+    done = subprocess.run(
+        [*command, str(expected), "--target", "cpu"], env=environment(), check=True, capture_output=True, text=True
+    )
+    rows = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in done.stdout.splitlines()[2:]}
+    assert float(rows["m-cpu-fp32"]) <= 1e-6
+    assert float(rows["other-cpu-fp32"]) == 1.0

@@ -155,7 +155,7 @@ def filled(folder: Path, shape: Shape, form: str, model: Any) -> tuple[bytes, by
     if document["shape"] != asdict(shape):
         raise ValueError(f"{folder} was prepared for another {shape.name}: run --prepare again")
     if document["weights"] != _checksum(model):
-        raise ValueError(f"the random weights of {shape.name} are not those that {folder} was prepared with")
+        raise ValueError(f"{folder} was prepared with other weights of {shape.name}: run --prepare with these versions")
     state, content = model.state_dict(), bytearray(document["bytes"])
     for entry in document["tensors"]:
         plain = entry["name"].removesuffix(".T")

@@ -100,8 +100,8 @@ def train_exits(
     """Train checkpoints of the depths ``config.exits``, which share their layers, in one run; see :func:`train`.
 
     Together for most of the epochs, then each but the deepest alone: what all share is made for that one, and its own
-    epochs cost most. Where the best weights of each depth are kept, for :func:`written`. A run that is
-    done is not repeated.
+    epochs cost most. Where the best weights of each depth are kept, for :func:`written`. A run that is done is not
+    repeated.
     """
     if set(sources) != set(config.exits):
         raise ValueError("a checkpoint for each exit")
