@@ -71,14 +71,14 @@ def receive(connection: http.client.HTTPConnection) -> Reply:
 
 def uvicorn(port: int) -> list[str]:
     """Its own workers, as many as WEB_CONCURRENCY says."""
-    # A machine with other work may let a worker's sign of life wait.
-    patient = ("--timeout-worker-healthcheck", str(int(SECONDS)))
+    # A machine with other work may let a worker's sign of life wait, and a client between two requests.
+    patient = ("--timeout-worker-healthcheck", str(int(SECONDS)), "--timeout-keep-alive", str(int(SECONDS)))
     return ["uvicorn", "--app-dir", str(EXAMPLES), "serve:app", "--port", str(port), *patient]
 
 
 def gunicorn(port: int) -> list[str]:
     """uvicorn's class of workers below gunicorn, which reads WEB_CONCURRENCY too."""
-    patient = ("--timeout", str(int(SECONDS)), "--graceful-timeout", str(int(SECONDS)))
+    patient = [part for of in ("timeout", "graceful-timeout", "keep-alive") for part in (f"--{of}", str(int(SECONDS)))]
     where = ("--chdir", str(EXAMPLES), "--bind", f"127.0.0.1:{port}")
     return ["gunicorn", *where, "-k", "uvicorn_worker.UvicornWorker", *patient, "serve:app"]
 

@@ -112,6 +112,10 @@ def ends_in_peace(server: Server, workers: int) -> None:
     with ExitStack() as stack:
         # Together fewer texts than the queue holds.
         connections = [stack.enter_context(closing(server.connect())) for _ in range(12)]
+        # A server that ends resets what still waits to be accepted: that all are in its hands, a reply on each shows.
+        for connection in connections:
+            send(connection, "/health")
+            assert receive(connection).status == 200
         for connection in connections:
             send(connection, "/predict", {"texts": asked})
         first = receive(connections[0])
