@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 
 from study_found import Found, Points
-from study_plan import CLASSIFIED, DEPTHS, ENCODED, FULL, ROUNDED, lowest, recipe
+from study_plan import BOTH, CLASSIFIED, DEPTHS, ENCODED, FULL, ROUNDED, TOGETHER, lowest, recipe
+from study_plan import together as one_run
 
 # Points below the teacher that the mean of the classified sets, and of the encoder, should not pass.
 AIMS, ENCODER_AIM = {3: 0.5, 2: 1.5, 1: 4.0}, 1.5
@@ -114,9 +116,29 @@ int8 is the scheme (dynamic or static) that does best on dev, with the modules i
 """  # noqa: E501
 
 
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean, or None where a value is missing."""
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known and len(known) == len(values) else None
+
+
+def together(found: Found) -> str:
+    """What it costs to train all depths at once."""
+    told = []
+    for data in BOTH:
+        runs = [(found.points(one_run(data), depth), found.points(lowest(data, depth))) for depth in TOGETHER]
+        apart = mean([a.value - b.value if a and b else None for a, b in runs])
+        told += [f"{data} {apart:+.2f}"] if apart is not None else []
+    return f"""## 6. All depths from one training?
+
+All six depths by `elastic` in one run against each distilled alone, by `hidden` and of the same lowest layers, mean of the six: {", ".join(told) or UNKNOWN} points.
+What one run costs beside distilling the deepest alone is in [training_cost](results/training_cost.md).
+"""  # noqa: E501
+
+
 def helped(found: Found) -> str:
     """What was tried beside the recipe."""
     return """## What helped, and what did not
 
-Runs of `hidden` on the lowest layers with one setting changed.
+Runs of `hidden` with one setting changed.
 """

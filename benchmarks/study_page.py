@@ -9,12 +9,29 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import study_answers as answers
 import study_rows
 from study_found import Found, Points, table
-from study_plan import CUTS, DEPTHS, FULL, MIDDLE, NARROWED, ROUNDED, SETS, SHAPES, Run, lowest, plan, recipe
+from study_plan import (
+    BOTH,
+    CUTS,
+    DEPTHS,
+    FULL,
+    MIDDLE,
+    NARROWED,
+    ROUNDED,
+    SETS,
+    SHAPES,
+    TOGETHER,
+    Run,
+    lowest,
+    plan,
+    recipe,
+    together,
+)
 from study_plots import Series, bars, lines
 
 METHODS = ("none", "logits", "hidden", "elastic")
@@ -29,7 +46,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=study_rows.ROWS.parent.parent)
     asked = parser.parse_args()
     found, pictures = Found.read(asked.rows, asked.latencies), asked.out / "study"
-    sections = (_needed, _cuts, _depth, _width, _rounded, _helped)
+    sections = (_needed, _cuts, _depth, _width, _rounded, _together, _helped)
     parts = [answers.head(found), *(section(found, pictures) for section in sections), _missing(found)]
     (asked.out / "study.md").write_text("\n".join(parts), "utf-8")
 
@@ -37,7 +54,7 @@ def main() -> None:
 def by_method(method: str, data: str, layers: int) -> tuple[Run, int]:
     """The run that trains a depth by a method, and the depth."""
     if method == "elastic":
-        return Run(data, method, DEPTHS), layers
+        return together(data), layers
     return Run(data, method, (layers,), "pre-trained" if method == "none" else "teacher"), layers
 
 
@@ -165,6 +182,16 @@ def _rounded_at(found: Found, data: str, depth: int) -> Points | None:
     return Points(*row["int8_points"]) if row and "int8_points" in row else None
 
 
+def _together(found: Found, pictures: Path) -> str:
+    rows: list[list[object]] = []
+    for data in BOTH:
+        for name, of in (("alone", lowest), ("one run", lambda data, depth: together(data))):
+            values = [_value(found.points(of(data, depth), depth)) for depth in TOGETHER]
+            rows.append([f"{data}, {name}", *values, answers.mean(values)])
+    heads = ["", *(f"{depth} layers" for depth in TOGETHER), "mean"]
+    return "\n".join([answers.together(found), table(heads, rows)])
+
+
 def _helped(found: Found, pictures: Path) -> str:
     """What was tried beside the recipe: every run with settings of its own, beside the recipe's."""
     rows = []
@@ -172,8 +199,8 @@ def _helped(found: Found, pictures: Path) -> str:
         own = found.points(run)
         if run.settings and own:
             told = ", ".join(f"{name} {value:g}" for name, value in run.settings)
-            rows.append([told, run.data, run.layers[0], own, found.points(lowest(run.data, run.layers[0]))])
-    heads = ["instead of the recipe's", "set", "layers", "points", "points by the recipe"]
+            rows.append([told, run.data, run.layers[0], run.keep, own, found.points(replace(run, settings=()))])
+    heads = ["setting changed", "set", "layers", "kept", "points", "points without"]
     return "\n".join([answers.helped(found), table(heads, rows)])
 
 

@@ -67,7 +67,10 @@ def test_the_page_is_made_of_the_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "2 layers -0.7 (aim -1.5: reached)" in page
     assert "| 3 | -0.4 (-1.4 to +0.6) |" in page
     assert "1.12" in page
-    assert "`wnut17-elastic-l1.2.3.4.5-teacher`" in page
+    # One run's rows and the runs of single depths were given the same points.
+    assert "sst2_sent +0.00, banking77 +0.00 points" in page
+    assert "| banking77, one run | -0.1 | -0.2 | -0.4 | -0.5 | -0.6 | -0.8 | -0.4 |" in page
+    assert "`wnut17-elastic-l1.2.3.4.5.6-teacher`" in page
     for name in ("methods", "cuts", "layers", "depth", "width", "int8"):
         assert "</svg>" in (tmp_path / "study" / f"{name}.svg").read_text("utf-8")
         assert f"(study/{name}.svg)" in page
@@ -85,7 +88,7 @@ def test_what_is_done_is_not_run_again(
     (tmp_path / "study_run.py").write_text(FAKE)
     monkeypatch.setattr(study, "HERE", tmp_path)
     rows = tmp_path / "rows.jsonl"
-    command = ["study.py", str(tmp_path), str(tmp_path), "--rows", str(rows), "--only", "hidden-l3-teacher-alternate"]
+    command = ["study.py", str(tmp_path), str(tmp_path), "--rows", str(rows), "--only", "logits-l3-teacher-alternate"]
 
     def ran(*more: str) -> list[str]:
         monkeypatch.setattr(sys, "argv", [*command, *more])
@@ -94,7 +97,7 @@ def test_what_is_done_is_not_run_again(
         # One of six fails, says why, and holds up none of the others.
         assert ended.value.code == 1
         error = capsys.readouterr().err
-        assert "wnut17-hidden-l3-teacher-alternate failed" in error
+        assert "wnut17-logits-l3-teacher-alternate failed" in error
         assert "too hot" in error
         return [one["run"] for one in study_rows.read(rows)]
 

@@ -75,7 +75,7 @@ def run(
     from edgebert.training.plan import TrainConfig
 
     chosen = {name: value for name, value in training.items() if value is not None}
-    own = ("method", "temperature", "alpha", "dropout")
+    own = ("method", "temperature", "alpha", "dropout", "augment")
     shared = {name: value for name, value in chosen.items() if name not in own}
     request = FitRequest(
         model=model, data=data, folder=out, budget=limit, max_drop=max_drop, layers=layers, keep=keep,

@@ -304,6 +304,12 @@ def training(function: F) -> F:
                 help="Share of values that training drops [default: 0; the checkpoint's own without a teacher].",
             ),
             click.option(
+                "--augment",
+                type=count(0),
+                default=None,
+                help="Variants of each text that students ask their teacher about too, in every epoch [default: 0].",
+            ),
+            click.option(
                 "--max-length",
                 type=count(3),
                 default=None,

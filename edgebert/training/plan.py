@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from edgebert.artifact import Architecture, Artifact, Manifest, problem_of, width_of
 from edgebert.errors import InputError, UsageError
 from edgebert.families import FAMILIES
@@ -14,6 +16,7 @@ from edgebert.stage import settings_of
 from edgebert.strict_json import canonical_json
 from edgebert.tasks import TASKS, Kind
 from edgebert.tokenizer import mask_id, open_tokenizer
+from edgebert.training.augment import variants
 from edgebert.training.batches import Collator, LengthGrouped, tokenize
 from edgebert.training.data import Data, match_labels, single_texts
 from edgebert.training.objectives import Method, method_named
@@ -32,6 +35,7 @@ class TrainConfig:
     once); without a teacher it has no effect. ``max_steps`` is a limit beside ``epochs``.
     ``dropout`` is the share of values that training drops: none of them while a teacher is learned from, unless asked
     for, and the checkpoint's own share (None to the end) where labels alone are.
+    ``augment`` is how many variants of every text of train a student asks its teacher about beside it.
     ``exits`` are the depths that are trained together, for a method that does so.
     ``data`` and ``teacher`` are digests, kept for the history.
     """
@@ -47,6 +51,7 @@ class TrainConfig:
     max_length: int = 128
     seed: int = 0
     dropout: float | None = None
+    augment: int = 0
     exits: tuple[int, ...] = ()
     data: str = ""
     teacher: str = ""
@@ -86,7 +91,8 @@ class Plan:
     """Everything a run consists of, checked and ready. ``key`` tells it from every other run.
 
     ``rows`` are those of ``collate`` before they were tokenized, the first ``train_rows`` of them train, the rest dev;
-    one that is read in windows stands there for each. ``states`` are the teacher's hidden states that the student's
+    one that is read in windows stands there for each. Of train, the first ``given_rows`` were given, the rest are
+    variants of them, whose labels mean nothing. ``states`` are the teacher's hidden states that the student's
     are compared with, ``attention`` the layers of student and teacher whose relations are; ``inner_width`` is how wide
     these are in the teacher.
     """
@@ -98,6 +104,7 @@ class Plan:
     collate: Collator
     rows: Sequence[Row]
     train_rows: int
+    given_rows: int
     sampler: LengthGrouped
     states: tuple[int, ...]
     attention: tuple[int, int] | None = None
@@ -135,6 +142,12 @@ class Plan:
     def dev(self) -> range:
         """The dev rows' numbers, after those of train."""
         return range(self.train_rows, len(self.collate.rows))
+
+    def labelled(self, numbers: Tensor) -> Tensor | None:
+        """Which rows, by their numbers [batch], have labels of their own; None: all of any batch."""
+        if self.given_rows == self.train_rows:
+            return None
+        return (numbers < self.given_rows) | (numbers >= self.train_rows)
 
     def rows_compared(self) -> list[int]:
         """Numbers of the rows whose teacher outputs some step, or the evaluation, will ask for."""
@@ -179,8 +192,9 @@ def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifa
     matched = data if manifest.pooling else _labelled(data, manifest)
     problem = problem_of(manifest)
     alone = manifest.pooling or problem.data == "text"
-    parts = [single_texts(part) if alone else part for part in (matched.train, matched.dev)]
-    rows = [row for part in parts for row in part]
+    given, dev = (single_texts(part) if alone else part for part in (matched.train, matched.dev))
+    train = [*given, *variants(given, config.augment, source, config.seed)]
+    rows = [*train, *dev]
     encoded = tokenize(source, rows, min(config.max_length, manifest.max_length))
     rows = [rows[item.row] for item in encoded]
     labelling = None if manifest.pooling else LABELLINGS[problem.data]
@@ -188,7 +202,7 @@ def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifa
     if labelling and labelling.hides and labels is not None:
         encoded = masked(encoded, list(labels), mask_id(source, open_tokenizer(source)))
     # Rows that are read in windows are as many rows as windows.
-    trained = sum(item.row < len(parts[0]) for item in encoded)
+    trained, as_given = (sum(item.row < len(part) for item in encoded) for part in (train, given))
     lengths = [len(item.ids) for item in encoded[:trained]]
     theirs = teacher.manifest.architecture if teacher and method.needs_teacher else None
     states, attention = _compared(method, manifest.architecture.layers, theirs)
@@ -201,6 +215,7 @@ def make_plan(source: Artifact, config: TrainConfig, data: Data, teacher: Artifa
         collate=Collator(encoded, labels, 0, any(FAMILIES[family].token_types for family in families)),
         rows=rows,
         train_rows=trained,
+        given_rows=as_given,
         sampler=LengthGrouped(lengths, config.train_batch_size, config.seed),
         states=states,
         attention=attention,
@@ -235,6 +250,9 @@ def check_settings(config: TrainConfig) -> Method:
         raise UsageError(f"dropout is {config.dropout}", "--dropout", "give a number from 0 to less than 1")
     if config.max_steps is not None and config.max_steps < 1:
         raise UsageError(f"max_steps is {config.max_steps}", "--max-steps", "give at least 1")
+    if config.augment < 0 or (config.augment and not method.needs_teacher):
+        what = f"augment is {config.augment}, with method {config.method}"
+        raise UsageError(what, "--augment", "give 0 or more, above 0 with a teacher: variants have no labels to learn")
     if method.together != bool(config.exits):
         remedy = "list depths below the model's own with --layers, or use another method"
         raise UsageError(f"{config.method} trains several depths at once", "--method", remedy)
@@ -252,6 +270,9 @@ def _checked_method(config: TrainConfig, source: Artifact, teacher: Artifact | N
         raise InputError("a sentence encoder learns only from a teacher", source.manifest.name, remedy)
     if method.needs_teacher and teacher is not None:
         _check_pair(source, teacher, method)
+    if config.augment and TASKS[source.manifest.task].head == "vocabulary":
+        what = "masked models learn from texts as they stand, with tokens hidden"
+        raise InputError(what, source.manifest.name, "leave --augment away")
     if method.together and TASKS[source.manifest.task].head == "vocabulary":
         what = "depths of a masked model share the table of words, so that none has a head of its own"
         raise InputError(what, source.manifest.name, "train them one by one, with --method hidden")

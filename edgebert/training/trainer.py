@@ -337,7 +337,8 @@ class _Trainer(Trainer):
     def _run(self, model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> list[Batch]:
         teacher, mask, labels = self._targets(inputs), inputs["attention_mask"], inputs.get("labels")
         losses = LOSSES["label" if self._plan.encoder else self._plan.kind]
-        return [Batch(answer, teacher, mask, labels, losses) for answer in self._answers(model, inputs)]
+        labelled = self._plan.labelled(inputs["rows"])
+        return [Batch(answer, teacher, mask, labels, losses, labelled) for answer in self._answers(model, inputs)]
 
     def _loss(self, batch: Batch) -> Tensor:
         terms = self._plan.method.encoder_terms if self._plan.encoder else self._plan.method.terms

@@ -33,7 +33,7 @@ class Batch:
     """One batch on its way through an objective: both outputs, mask [batch, sequence], labels, how these compare.
 
     Labels are class numbers [batch], 0 or 1 for each class [batch, labels], scores [batch], class numbers of
-    tokens [batch, sequence], or tokens [batch, 2].
+    tokens [batch, sequence], or tokens [batch, 2]. ``labelled`` [batch] tells the texts that have theirs, None: all.
     """
 
     student: Outputs
@@ -41,6 +41,7 @@ class Batch:
     mask: Tensor
     labels: Tensor | None = None
     losses: Losses = LOSSES["label"]
+    labelled: Tensor | None = None
 
 
 @dataclass(frozen=True)

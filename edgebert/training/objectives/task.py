@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -9,8 +10,12 @@ from edgebert.training.objectives.base import Batch, Weights, required
 
 
 def labels_term(batch: Batch, weights: Weights) -> Tensor:
-    """Distance to the given labels: cross-entropy, or squared error of scores."""
-    return weights.labels * batch.losses.hard(required(batch.student.logits), required(batch.labels))
+    """Distance to the given labels: cross-entropy, or squared error of scores; texts without theirs add nothing."""
+    logits, labels, share = required(batch.student.logits), required(batch.labels), torch.tensor(1.0)
+    if batch.labelled is not None:
+        logits, labels, share = logits[batch.labelled], labels[batch.labelled], batch.labelled.float().mean()
+    # The mean over none is no number.
+    return weights.labels * share * batch.losses.hard(logits, labels) if len(labels) else logits.sum()
 
 
 def embedding_term(batch: Batch, weights: Weights) -> Tensor:
