@@ -6,12 +6,28 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from study_found import Found, Points
-from study_plan import BOTH, CLASSIFIED, DEPTHS, ENCODED, FULL, ROUNDED, TOGETHER, lowest, recipe
+from study_plan import (
+    BOTH,
+    CLASSIFIED,
+    DEPTHS,
+    ENCODED,
+    FULL,
+    NARROWED,
+    ROUNDED,
+    SHAPES,
+    TOGETHER,
+    lowest,
+    recipe,
+    shape,
+    teacher_of,
+)
 from study_plan import together as one_run
 
 # Points below the teacher that the mean of the classified sets, and of the encoder, should not pass.
 AIMS, ENCODER_AIM = {3: 0.5, 2: 1.5, 1: 4.0}, 1.5
 UNKNOWN = "not measured yet"
+# Points of a mean that an answer takes notice of.
+NOTICED = 0.5
 
 
 def head(found: Found) -> str:
@@ -59,61 +75,105 @@ def _aims(found: Found) -> str:
 
 def needed(found: Found, means: Mapping[str, Mapping[int, float | None]]) -> str:
     """Question 1."""
-    told = [
-        f"{method} {', '.join(f'{value:+.1f} at {depth}' for depth, value in of_depth.items() if value is not None)}"
-        for method, of_depth in means.items()
-        if any(value is not None for value in of_depth.values())
-    ]
+    lost = {}
+    for depth in DEPTHS:
+        with_teacher = [value for m in ("logits", "hidden") if (value := means[m].get(depth)) is not None]
+        without = means["none"].get(depth)
+        if with_teacher and without is not None:
+            lost[depth] = (without, max(with_teacher))
+    told = "; ".join(f"with {k} layers {a:+.1f} without a teacher, {b:+.1f} with one" for k, (a, b) in lost.items())
+    needed = [depth for depth, (without, taught) in lost.items() if taught - without >= NOTICED]
+    verdict = f"Yes, with {_and(needed)} layers" if needed else "No" if lost else UNKNOWN
     return f"""## 1. Is distillation needed?
 
-Points by layers, mean of five sets where all five are measured: {"; ".join(told) or UNKNOWN}.
+{verdict}: {told or UNKNOWN} (mean of five sets).
 "none" begins with the pre-trained layers and learns the labels; "logits" also the teacher's answers, "hidden" its hidden states too; "elastic" trains all depths in one run. All keep the lowest layers.
 """  # noqa: E501
 
 
 def cuts(found: Found, starts: Mapping[str, Mapping[str, Points | None]]) -> str:
     """Question 2."""
-    means = {name: found.mean(of_set) for name, of_set in starts.items()}
-    told = "; ".join(f"{name} {value:+.1f}" for name, value in means.items() if value is not None)
+    both = {name: mean([_value(of_set[data]) for data in BOTH]) for name, of_set in starts.items()}
+    known = sorted(((value, name) for name, value in both.items() if value is not None), reverse=True)
+    told = "; ".join(f"{name} {value:+.1f}" for value, name in known)
     return f"""## 2. Which layers can go, and must a depth be pre-trained?
 
-Three layers, mean of five sets where all five are measured: {told or UNKNOWN}.
+Three layers, mean of {" and ".join(BOTH)}, from the best: {told or UNKNOWN}.
 "Fine-tuned" layers are the teacher's; "from scratch" is a model of three layers that was never pre-trained. All learn by `hidden`.
 """  # noqa: E501
 
 
 def depth(found: Found) -> str:
     """Question 3."""
-    told = []
+    told, slopes = [], []
     for name in (*CLASSIFIED, ENCODED):
         known = {k: points for k in DEPTHS if (points := found.points(recipe(name, k)))}
         enough = next((k for k, points in known.items() if points.high >= 0), FULL)
         if known:
             told.append(f"{name} {enough}")
+        for precision in ("fp32", "int8"):
+            least, most = (found.p50(name, precision, k) for k in (ROUNDED[0], FULL))
+            if least is not None and most is not None:
+                slopes.append(f"{name} {(most - least) / (FULL - ROUNDED[0]):.2f} ({precision})")
+    cost = f" A layer more costs one text, in ms at the median: {', '.join(slopes)}." if slopes else ""
     return f"""## 3. Where does the next layer stop paying?
 
-The fewest layers that cannot be told from the teacher (its interval reaches zero), of the depths measured: {", ".join(told)}.
+The fewest layers that cannot be told from the teacher (its interval reaches zero), of the depths measured: {", ".join(told)}.{cost}
 How much each further layer brings differs from set to set: the table and the picture have it.
 """  # noqa: E501
 
 
 def width(found: Found) -> str:
     """Question 4."""
-    return """## 4. Fewer layers, or narrower ones?
+    told = []
+    for one, other in zip(SHAPES[::2], SHAPES[1::2], strict=True):
+        points = [found.points(shape(*which)) for which in (one, other)]
+        if all(points):
+            gap = points[1].value - points[0].value
+            told.append(f"{_x(other)} has {gap:+.1f} points against {_x(one)}{_longer(found, one, other)}")
+    return f"""## 4. Fewer layers, or narrower ones?
 
-3 x 1536 and 6 x 384 have about as many parameters, and so have 4 x 1536 and 6 x 768. What is cut are the neurons that matter least; all begin with the pre-trained layers and learn by `hidden`, on sst2_sent.
+At equal parameters: {"; ".join(told) or UNKNOWN}.
+3 x 1536 and 6 x 384 have about as many parameters, and so have 4 x 1536 and 6 x 768. What is cut are the neurons that matter least; all begin with the pre-trained layers and learn by `hidden`, on {NARROWED}.
 """  # noqa: E501
+
+
+def _x(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]}"
+
+
+def _longer(found: Found, one: tuple[int, int], other: tuple[int, int]) -> str:
+    """How much longer one shape takes than the other."""
+    ratios = []
+    for precision in ("fp32", "int8"):
+        times = [found.p50(NARROWED, f"{precision} {layers}x{ffn}", layers) for layers, ffn in (one, other)]
+        if times[0] is not None and times[1] is not None:
+            ratios.append(f"{times[1] / times[0]:.2f} times in {precision}")
+    return f" and takes {', '.join(ratios)} as long" if ratios else ""
 
 
 def rounded(found: Found) -> str:
     """Question 5."""
     means = {k: found.mean({name: found.rounded(lowest(name, k)) for name in CLASSIFIED}) for k in ROUNDED}
-    told = ", ".join(f"{layers} layers {value:+.1f}" for layers, value in means.items() if value is not None)
+    means[FULL] = found.mean({name: found.rounded(teacher_of(name)) for name in CLASSIFIED})
+    known = {k: value for k, value in means.items() if value is not None}
+    told = ", ".join(f"{value:+.1f} with {layers} layers" for layers, value in known.items())
+    shallow = [k for k, value in known.items() if FULL in known and known[FULL] - value >= NOTICED]
+    verdict = f"Yes, with {_and(shallow)} layers" if shallow else "No" if len(known) > 1 else UNKNOWN
     return f"""## 5. Does int8 cost shallow models more?
 
-int8 against fp32, mean of five sets where all five are measured: {told or UNKNOWN}.
+{verdict}: int8 against fp32, mean of five sets where all five are measured, {told or UNKNOWN}.
 int8 is the scheme (dynamic or static) that does best on dev, with the modules in float that `--quant-drop` asks for; students keep the lowest layers.
 """  # noqa: E501
+
+
+def _and(numbers: Sequence[int]) -> str:
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _value(points: Points | None) -> float | None:
+    return None if points is None else points.value
 
 
 def mean(values: Sequence[float | None]) -> float | None:

@@ -30,6 +30,7 @@ from study_plan import (
     lowest,
     plan,
     recipe,
+    shape,
     together,
 )
 from study_plots import Series, bars, lines
@@ -151,7 +152,7 @@ def _ms(value: float | None) -> str | None:
 def _width(found: Found, pictures: Path) -> str:
     rows, drawn = [], []
     for layers, ffn in SHAPES:
-        run = Run(NARROWED, "hidden", (layers,), "pre-trained", ffn=ffn)
+        run = shape(layers, ffn)
         points, row = found.points(run), found.row(run)
         times = [found.p50(NARROWED, f"{precision} {layers}x{ffn}", layers) for precision in ("fp32", "int8")]
         rows.append([f"{layers} x {ffn}", f"{row['parameters']:,}" if row else None, points, *map(_ms, times)])
@@ -211,11 +212,15 @@ def _series(name: str, of_depth: Mapping[int, float | None]) -> Series:
 
 def _missing(found: Found) -> str:
     runs = plan()
-    missing = [run.name for run in runs if found.row(run) is None]
-    told = f"{len(runs) - len(missing)} of {len(runs)} runs are done."
-    if missing:
-        told += f" Not run: {', '.join(f'`{name}`' for name in missing)}."
-    return f"## What was not run\n\n{told} `make study` goes on with them.\n"
+    missing: dict[str, list[str]] = {}
+    for run in runs:
+        if found.row(run) is None:
+            missing.setdefault(run.name.removeprefix(f"{run.data}-"), []).append(run.data)
+    done = len(runs) - sum(map(len, missing.values()))
+    told = [
+        f"## What was not run\n\n{done} of {len(runs)} planned runs are done. `make study` goes on with the others:\n"
+    ]
+    return "\n".join([*told, *(f"- `{way}`: {', '.join(sets)}" for way, sets in missing.items())]) + "\n"
 
 
 if __name__ == "__main__":

@@ -129,7 +129,12 @@ def _cuts(data: str) -> Iterator[Run]:
 
 def shaped() -> list[Run]:
     """Students of equal size, and of equal latency, of more layers or of wider ones."""
-    return [Run(NARROWED, "hidden", (layers,), "pre-trained", ffn=ffn) for layers, ffn in SHAPES]
+    return [shape(layers, ffn) for layers, ffn in SHAPES]
+
+
+def shape(layers: int, ffn: int) -> Run:
+    """A student of so many layers with so wide feed-forward layers."""
+    return Run(NARROWED, "hidden", (layers,), "pre-trained", ffn=ffn)
 
 
 def _settings() -> Iterator[Run]:
