@@ -149,5 +149,6 @@ def _settings() -> Iterator[Run]:
     }
     for setting, students in changed.items():
         yield from (Run(data, "hidden", (layers,), settings=(setting,)) for data, layers in students)
-    for data, layers in (("sst2_sent", 2), ("wnut17", 3), ("qnli_small", 2)):
+    for data, layers in (*((data, 2) for data in CLASSIFIED), ("wnut17", 3)):
         yield replace(recipe(data, layers), settings=(("augment", 2),))
+    yield replace(recipe("qnli_small", 2), settings=(("augment", 8), ("epochs", 2)))
