@@ -12,10 +12,12 @@ from study_plan import (
     DEPTHS,
     ENCODED,
     FULL,
+    MIDDLE,
     NARROWED,
     ROUNDED,
     SHAPES,
     TOGETHER,
+    Run,
     lowest,
     recipe,
     shape,
@@ -26,6 +28,8 @@ from study_plan import together as one_run
 # Points below the teacher that the mean of the classified sets, and of the encoder, should not pass.
 AIMS, ENCODER_AIM = {3: 0.5, 2: 1.5, 1: 4.0}, 1.5
 UNKNOWN = "not measured yet"
+# What layers that never were pre-trained are called.
+SCRATCH = "from scratch"
 # Points of a mean that an answer takes notice of.
 NOTICED = 0.5
 
@@ -49,6 +53,10 @@ MiniLM-L6 (6 layers, 384 wide) is fine-tuned for a task and made shallower in ev
 
 Numbers are points of the task's metric (accuracy; entity F1 for wnut17; Spearman's correlation of cosines for stsb) between a student and its teacher, both in fp32 unless said, with the paired 95 % interval over the texts of test. One seed each. The teachers: {teachers}. "Mean of five" is over the classified sets.
 
+A difference of two rows of a table below about a point is within what chance does to both. The teachers are fine-tuned as BERT's authors do it, on labels alone, for 3 to 5 epochs; students begin where these end, and may pass them. Of stsb, the encoder MiniLM itself is the teacher, and there is no student without one. A dash stands for what was not run.
+
+Layers that students keep of the teacher's 0 to 5: "first" the lowest, "last" the highest, "alternate" from all over (0, 2, 4), "symmetric" both ends (0, 1, 5), "auto" those that matter most by measurement. The aims were set before anything was measured.
+
 {_aims(found)}
 {_notes(found)}"""  # noqa: E501
 
@@ -65,30 +73,54 @@ def _aims(found: Found) -> str:
         value = found.mean(found.by_depth(layers))
         if value is not None:
             verdict = "reached" if value >= -aim else "missed"
-            lines.append(f"{layers} layers {value:+.1f} (aim -{aim}: {verdict})")
+            lines.append(f"{_layers(layers)} {value:+.1f} (aim -{aim}: {verdict})")
     encoder = found.points(recipe(ENCODED, 3))
     if encoder:
         verdict = "reached" if encoder.value >= -ENCODER_AIM else "missed"
         lines.append(f"{ENCODED} at 3 layers {encoder.value:+.1f} (aim -{ENCODER_AIM}: {verdict})")
-    return f"In short, by the recipe that `edgebert fit` uses: {'; '.join(lines) or UNKNOWN}."
+    return f"In short, by the recipe that `edgebert fit` uses (`hidden`, alternate): {'; '.join(lines) or UNKNOWN}."
 
 
 def needed(found: Found, means: Mapping[str, Mapping[int, float | None]]) -> str:
     """Question 1."""
-    lost = {}
+    told, gains = [], {}
     for depth in DEPTHS:
-        with_teacher = [value for m in ("logits", "hidden") if (value := means[m].get(depth)) is not None]
-        without = means["none"].get(depth)
-        if with_teacher and without is not None:
-            lost[depth] = (without, max(with_teacher))
-    told = "; ".join(f"with {k} layers {a:+.1f} without a teacher, {b:+.1f} with one" for k, (a, b) in lost.items())
-    needed = [depth for depth, (without, taught) in lost.items() if taught - without >= NOTICED]
-    verdict = f"Yes, with {_and(needed)} layers" if needed else "No" if lost else UNKNOWN
+        known = {m: value for m in ("none", "logits", "hidden") if (value := means[m].get(depth)) is not None}
+        if "none" in known and len(known) > 1:
+            gains[depth] = max(known.values()) - known["none"]
+            told.append(f"with {_layers(depth)} {', '.join(f'{m} {value:+.1f}' for m, value in known.items())}")
+    verdict = _verdict({depth: gain >= NOTICED for depth, gain in gains.items()})
     return f"""## 1. Is distillation needed?
 
-{verdict}: {told or UNKNOWN} (mean of five sets).
-"none" begins with the pre-trained layers and learns the labels; "logits" also the teacher's answers, "hidden" its hidden states too; "elastic" trains all depths in one run. All keep the lowest layers.
+{verdict}: {"; ".join(told) or UNKNOWN} (mean of five sets, the lowest layers).{_but_one(found)}
+"none" begins with the pre-trained layers and learns the labels; "logits" also the teacher's answers, "hidden" its hidden states too; "elastic" trains all depths in one run. All keep the lowest layers here; of alternate layers, which `fit` keeps, see section 2.
 """  # noqa: E501
+
+
+def _but_one(found: Found) -> str:
+    """How much of what is lost without a teacher is lost on one set."""
+    of_set = {name: found.points(Run(name, "none", (MIDDLE,), "pre-trained")) for name in CLASSIFIED}
+    known = {name: points.value for name, points in of_set.items() if points}
+    if len(known) < len(CLASSIFIED):
+        return ""
+    worst = min(known, key=lambda name: known[name])
+    others = statistics.mean(value for name, value in known.items() if name != worst)
+    return (
+        f" Of what {_layers(MIDDLE)} lose without one, most is {worst}'s {known[worst]:+.1f}; "
+        f"the others have {others:+.1f} on the mean."
+    )
+
+
+def _verdict(noticed: Mapping[int, bool]) -> str:
+    """Yes or no by depth, of those measured."""
+    yes, no = ([depth for depth, found in noticed.items() if found is said] for said in (True, False))
+    parts = [f"Yes with {_and(yes)}"] if yes else []
+    parts += [f"{'no' if yes else 'No'} with {_and(no)}"] if no else []
+    return f"{', '.join(parts)} layers" if parts else "Not measured yet"
+
+
+def _layers(count: int) -> str:
+    return f"{count} layer{'s' if count != 1 else ''}"
 
 
 def cuts(found: Found, starts: Mapping[str, Mapping[str, Points | None]]) -> str:
@@ -96,11 +128,17 @@ def cuts(found: Found, starts: Mapping[str, Mapping[str, Points | None]]) -> str
     both = {name: mean([_value(of_set[data]) for data in BOTH]) for name, of_set in starts.items()}
     known = sorted(((value, name) for name, value in both.items() if value is not None), reverse=True)
     told = "; ".join(f"{name} {value:+.1f}" for value, name in known)
+    trained, scratch, verdict = [value for value, name in known if name != SCRATCH], both.get(SCRATCH), ""
+    if trained and scratch is not None:
+        verdict = (
+            f"Most will do that were once pre-trained: {min(trained):+.1f} to {max(trained):+.1f} points; "
+            f"{scratch:+.1f} with layers that never were. "
+        )
     return f"""## 2. Which layers can go, and must a depth be pre-trained?
 
-Three layers, mean of {" and ".join(BOTH)}, from the best: {told or UNKNOWN}.
-"Fine-tuned" layers are the teacher's; "from scratch" is a model of three layers that was never pre-trained. All learn by `hidden`.
-"""  # noqa: E501
+{verdict}Mean of {" and ".join(BOTH)}, {_layers(MIDDLE)} by `hidden`, from the best: {told or UNKNOWN}.
+"Fine-tuned" layers are the teacher's, "pre-trained" the encoder's before it was fine-tuned.
+"""
 
 
 def depth(found: Found) -> str:
@@ -108,38 +146,45 @@ def depth(found: Found) -> str:
     told, slopes = [], []
     for name in (*CLASSIFIED, ENCODED):
         known = {k: points for k in DEPTHS if (points := found.points(recipe(name, k)))}
-        enough = next((k for k, points in known.items() if points.high >= 0), FULL)
-        if known:
-            told.append(f"{name} {enough}")
-        for precision in ("fp32", "int8"):
-            least, most = (found.p50(name, precision, k) for k in (ROUNDED[0], FULL))
-            if least is not None and most is not None:
-                slopes.append(f"{name} {(most - least) / (FULL - ROUNDED[0]):.2f} ({precision})")
-    cost = f" A layer more costs one text, in ms at the median: {', '.join(slopes)}." if slopes else ""
+        enough = next((k for k, points in known.items() if points.high >= 0), None)
+        told += [f"{name} {enough or f'more than {max(known)}'}"] if known else []
+        slope = {way: _slope(found, name, way) for way in ("int8", "fp32")}
+        if all(slope.values()):
+            slopes.append(f"{name} {slope['int8']:.2f} ({slope['fp32']:.2f})")
+    cost = (
+        f"A layer more takes, of one text, in ms at the median in int8 (fp32): {', '.join(slopes)}." if slopes else ""
+    )
     return f"""## 3. Where does the next layer stop paying?
 
-The fewest layers that cannot be told from the teacher (its interval reaches zero), of the depths measured: {", ".join(told)}.{cost}
-How much each further layer brings differs from set to set: the table and the picture have it.
+The fewest layers whose interval reaches the teacher: {", ".join(told)}. The smaller the test part, the wider its interval: the table has how far each depth is.
+{cost}
 """  # noqa: E501
+
+
+def _slope(found: Found, name: str, precision: str) -> float | None:
+    """Milliseconds that one layer more takes, between the fewest timed and all."""
+    few, many = (found.p50(name, precision, layers) for layers in (ROUNDED[0], FULL))
+    return None if few is None or many is None else (many - few) / (FULL - ROUNDED[0])
 
 
 def width(found: Found) -> str:
     """Question 4."""
-    told = []
+    told, gaps = [], []
     for one, other in zip(SHAPES[::2], SHAPES[1::2], strict=True):
-        points = [found.points(shape(*which)) for which in (one, other)]
-        if all(points):
-            gap = points[1].value - points[0].value
-            told.append(f"{_x(other)} has {gap:+.1f} points against {_x(one)}{_longer(found, one, other)}")
+        fewer, narrower = (found.points(shape(*which)) for which in (one, other))
+        if fewer and narrower:
+            gaps.append(narrower.value - fewer.value)
+            told.append(f"{_wide(other)} have {gaps[-1]:+.1f} points against {_wide(one)}{_longer(found, one, other)}")
+    verdict = "Undecided by accuracy" if gaps and min(gaps) < 0 < max(gaps) else "At equal parameters"
     return f"""## 4. Fewer layers, or narrower ones?
 
-At equal parameters: {"; ".join(told) or UNKNOWN}.
-3 x 1536 and 6 x 384 have about as many parameters, and so have 4 x 1536 and 6 x 768. What is cut are the neurons that matter least; all begin with the pre-trained layers and learn by `hidden`, on {NARROWED}.
+{verdict}: {"; ".join(told) or UNKNOWN}.
+Pairs of equal parameters, hidden states 384 wide as ever. What is cut are the neurons that matter least; all begin with the lowest pre-trained layers and learn by `hidden`, on {NARROWED}, one seed.
 """  # noqa: E501
 
 
-def _x(shape: tuple[int, int]) -> str:
-    return f"{shape[0]} x {shape[1]}"
+def _wide(which: tuple[int, int]) -> str:
+    return f"{_layers(which[0])} with a feed-forward size of {which[1]}"
 
 
 def _longer(found: Found, one: tuple[int, int], other: tuple[int, int]) -> str:
@@ -157,12 +202,12 @@ def rounded(found: Found) -> str:
     means = {k: found.mean({name: found.rounded(lowest(name, k)) for name in CLASSIFIED}) for k in ROUNDED}
     means[FULL] = found.mean({name: found.rounded(teacher_of(name)) for name in CLASSIFIED})
     known = {k: value for k, value in means.items() if value is not None}
-    told = ", ".join(f"{value:+.1f} with {layers} layers" for layers, value in known.items())
-    shallow = [k for k, value in known.items() if FULL in known and known[FULL] - value >= NOTICED]
-    verdict = f"Yes, with {_and(shallow)} layers" if shallow else "No" if len(known) > 1 else UNKNOWN
+    told = ", ".join(f"{value:+.1f} with {_layers(layers)}" for layers, value in known.items())
+    whole = known.get(FULL)
+    verdict = _verdict({k: whole - value >= NOTICED for k, value in known.items() if whole is not None and k != FULL})
     return f"""## 5. Does int8 cost shallow models more?
 
-{verdict}: int8 against fp32, mean of five sets where all five are measured, {told or UNKNOWN}.
+{verdict}. int8 against fp32, mean of five sets where all five are measured: {told or UNKNOWN}.
 int8 is the scheme (dynamic or static) that does best on dev, with the modules in float that `--quant-drop` asks for; students keep the lowest layers.
 """  # noqa: E501
 
@@ -186,12 +231,15 @@ def together(found: Found) -> str:
     """What it costs to train all depths at once."""
     told = []
     for data in BOTH:
-        runs = [(found.points(one_run(data), depth), found.points(lowest(data, depth))) for depth in TOGETHER]
-        apart = mean([a.value - b.value if a and b else None for a, b in runs])
-        told += [f"{data} {apart:+.2f}"] if apart is not None else []
+        gaps = {}
+        for depth in TOGETHER:
+            shared, alone = found.points(one_run(data), depth), found.points(lowest(data, depth))
+            if shared and alone:
+                gaps[depth] = shared.value - alone.value
+        told += [f"{data} {statistics.mean(gaps.values()):+.2f} (mean of {_and(list(gaps))} layers)"] if gaps else []
     return f"""## 6. All depths from one training?
 
-All six depths by `elastic` in one run against each distilled alone, by `hidden` and of the same lowest layers, mean of the six: {", ".join(told) or UNKNOWN} points.
+`elastic` trains six depths in one run. Points against each distilled alone, by `hidden` and of the same lowest layers: {", ".join(told) or UNKNOWN}.
 What one run costs beside distilling the deepest alone is in [training_cost](results/training_cost.md).
 """  # noqa: E501
 
@@ -200,5 +248,5 @@ def helped(found: Found) -> str:
     """What was tried beside the recipe."""
     return """## What helped, and what did not
 
-Runs of `hidden` with one setting changed.
-"""
+Runs of `hidden` with settings changed. `augment` N: the teacher is asked about N variants of every text too (words hidden or exchanged, parts, new pairs), so that an epoch has 1 + N times the steps; `augment` 2 is to be compared with 15 epochs instead of 5.
+"""  # noqa: E501

@@ -8,7 +8,7 @@ What the answers say in words is in `study_answers.py`. What is not measured yet
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def _cuts(found: Found, pictures: Path) -> str:
         f"{keep}, fine-tuned": {data: found.points(Run(data, "hidden", (MIDDLE,), keep=keep)) for data in SETS}
         for keep in CUTS
     }
-    for start, name in (("pre-trained", "first, pre-trained"), ("scratch", "from scratch")):
+    for start, name in (("pre-trained", "first, pre-trained"), ("scratch", answers.SCRATCH)):
         starts[name] = {data: found.points(Run(data, "hidden", (MIDDLE,), start)) for data in SETS}
     drawn = []
     for name, of_set in starts.items():
@@ -86,7 +86,8 @@ def _cuts(found: Found, pictures: Path) -> str:
             Series(name, [n for n, _ in known], [p.value for _, p in known], [(p.low, p.high) for _, p in known])
         )
     bars(pictures / "cuts.svg", SETS, [one for one in drawn if one.x], POINTS)
-    rows = [[name, *of_set.values(), found.mean(of_set)] for name, of_set in starts.items()]
+    rows = [[f"{name}, hidden", *of_set.values(), found.mean(of_set)] for name, of_set in starts.items()]
+    rows += _by_cut(found, MIDDLE, ("logits",))
     picture = "![Points to the teacher at three layers, by the layers kept](study/cuts.svg)\n"
     tables = [table(["three layers", *SETS, "mean of five"], rows)]
     for layers, name in ((2, "two layers"), (1, "one layer")):
@@ -94,10 +95,10 @@ def _cuts(found: Found, pictures: Path) -> str:
     return "\n".join([answers.cuts(found, starts), picture, *tables])
 
 
-def _by_cut(found: Found, layers: int) -> list[list[object]]:
+def _by_cut(found: Found, layers: int, methods: Sequence[str] = ("hidden", "logits")) -> list[list[object]]:
     """What is kept at a depth, by which method: the runs that there are."""
     rows: list[list[object]] = []
-    for method in ("hidden", "logits"):
+    for method in methods:
         for keep in CUTS:
             of_set = {data: found.points(Run(data, method, (layers,), keep=keep)) for data in SETS}
             if any(of_set.values()):
@@ -130,7 +131,9 @@ def _depth(found: Found, pictures: Path) -> str:
     picture = "![Points to the teacher over layers, a line for each set](study/layers.svg)\n"
     if any(one.x for one in drawn):
         picture += "\n![Points over latency, a line for each set, a mark for each depth](study/depth.svg)\n"
-    tables = [table(["layers", *SETS, "mean of five"], rows), table(["p50 ms of one text", "layers", *SETS], times)]
+    tables = [table(["layers", *SETS, "mean of five"], rows)]
+    if any(value for _, _, *values in times for value in values):
+        tables.append(table(["p50 ms of one text", "layers", *SETS], times))
     return "\n".join([answers.depth(found), picture, *tables])
 
 
@@ -189,7 +192,7 @@ def _together(found: Found, pictures: Path) -> str:
         for name, of in (("alone", lowest), ("one run", lambda data, depth: together(data))):
             values = [_value(found.points(of(data, depth), depth)) for depth in TOGETHER]
             rows.append([f"{data}, {name}", *values, answers.mean(values)])
-    heads = ["", *(f"{depth} layers" for depth in TOGETHER), "mean"]
+    heads = ["layers", *map(str, TOGETHER), "mean"]
     return "\n".join([answers.together(found), table(heads, rows)])
 
 

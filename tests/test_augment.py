@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from commands import edgebert
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers
 
 from edgebert import build
 from edgebert.artifact import Artifact
+from edgebert.choosing.request import FitRequest
 from edgebert.errors import InputError, UsageError
 from edgebert.families import FAMILIES
 from edgebert.shaping.checkpoint import open_checkpoint
+from edgebert.tokenizer import open_tokenizer
 from edgebert.training import augment, plan
 from edgebert.training.augment import variants
 from edgebert.training.data import Data, Row, read
@@ -70,9 +74,13 @@ def test_what_is_not_changed_stays_to_the_letter(
 
 def test_parts_are_of_the_text_and_half_of_it_at_least(source: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing_but(monkeypatch, _CUT=1.0)
-    for row, made in zip(ROWS, variants(ROWS, 1, source, 0), strict=True):
-        assert made.text in row.text
-        assert 2 * len(made.text.split()) >= len(row.text.split())
+    made = variants(ROWS, 1, source, 0)
+    for row, one in zip(ROWS, made, strict=True):
+        assert one.text in row.text
+        assert 2 * len(one.text.split()) >= len(row.text.split())
+    cut = [(row.text, one.text) for row, one in zip(ROWS, made, strict=True) if one != row]
+    assert any(text.startswith(part) for text, part in cut)
+    assert any(text.endswith(part) for text, part in cut)
 
 
 def test_every_word_may_be_hidden(source: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,23 +99,25 @@ def test_marks_stay_where_they_are(bert: Artifact, monkeypatch: pytest.MonkeyPat
 def test_words_are_exchanged_for_those_of_train(source: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing_but(monkeypatch, _EXCHANGED=1.0)
     known = {word for row in ROWS for word in row.text.split()}
-    for row, made in zip(ROWS, variants(ROWS, 1, source, 0), strict=True):
-        assert len(made.text.split()) == len(row.text.split())
-        assert made.text.split() == row.text.split() or known & set(made.text.split())
+    made = variants(ROWS, 1, source, 0)
+    for row, one in zip(ROWS, made, strict=True):
+        assert len(one.text.split()) == len(row.text.split())
+        assert set(one.text.split()) <= known
+    assert sum(one.text != row.text for row, one in zip(ROWS, made, strict=True)) > len(ROWS) // 2
 
 
 def test_tags_stay_with_their_words(source: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing_but(monkeypatch, _CUT=1.0)
-    for row, made in zip(TAGGED, variants(TAGGED, 1, source, 0), strict=True):
-        assert isinstance(made.label, tuple)
-        assert made.text == " ".join(made.words)
-        tags = dict(zip(made.label, made.words, strict=True))
-        assert tags.items() <= dict(enumerate_tags(row)).items()
+    made = variants(TAGGED, 1, source, 0)
+    for row, one in zip(TAGGED, made, strict=True):
+        assert one.text == " ".join(one.words)
+        assert tagged(one).items() <= tagged(row).items()
+    assert any(len(one.words) < len(row.words) for row, one in zip(TAGGED, made, strict=True))
 
 
-def enumerate_tags(row: Row) -> list[tuple[str, str]]:
+def tagged(row: Row) -> dict[str, str]:
     assert isinstance(row.label, tuple)
-    return list(zip(row.label, row.words, strict=True))
+    return dict(zip(row.label, row.words, strict=True))
 
 
 def test_pairs_are_put_together_anew(source: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +140,24 @@ def test_no_text_is_too_strange(text: str, other: str | None, seed: int, bert: A
     (made,) = variants([row], 1, bert, seed)
     assert made.label == row.label
     assert (made.text_b is None) == (other is None)
+
+
+def test_a_character_that_is_several_words_is_there_once(
+    source: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing_but(monkeypatch)
+    tokenizer = open_tokenizer(source)
+    tokenizer.normalizer = normalizers.NFKC()
+    monkeypatch.setattr(augment, "open_tokenizer", lambda _: tokenizer)
+    rows = [Row("\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM} said"), Row(" \N{VULGAR FRACTION ONE HALF} film ")]
+    assert variants(rows, 1, source, 0) == rows
+
+
+def test_a_tokenizer_without_a_mask_is_refused(bert: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    monkeypatch.setattr(augment, "open_tokenizer", lambda _: plain)
+    with pytest.raises(InputError, match=r"no token \[MASK\]"):
+        variants(ROWS, 1, bert, 0)
 
 
 def test_labels_of_variants_count_nothing() -> None:
@@ -167,6 +195,20 @@ def test_a_plan_knows_which_rows_were_given(bert: Artifact, data: Data) -> None:
     assert made.steps == 5 * math.ceil(3 * given_rows / 32)
 
 
+def test_windows_of_given_rows_are_counted(tmp_path: Path) -> None:
+    asks = open_checkpoint(str(tiny.checkpoint(tmp_path / "asks", task="question-answering")))
+    rows = [
+        {"question": "what ?", "context": text, "answers": [{"text": text.split()[0], "start": 0}]} for text in TEXTS
+    ]
+    found = read(tiny.write_parts(tmp_path / "data", rows))
+    made = make_plan(asks, TrainConfig(augment=1, max_length=16), found, asks)
+    plain = make_plan(asks, TrainConfig(max_length=16), found, asks)
+    assert made.given_rows == plain.train_rows > len(found.train)
+    assert made.train_rows > made.given_rows
+    assert list(made.rows[: made.given_rows]) == list(plain.rows[: plain.train_rows])
+    assert {row.answers for row in made.rows[made.given_rows : made.train_rows]} == {()}
+
+
 @pytest.mark.parametrize("method", ["hidden", "logits", "relations", "elastic"])
 def test_a_student_learns_the_same_whatever_labels_variants_have(
     method: str, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -196,6 +238,21 @@ def test_who_has_no_teacher_has_nobody_to_ask() -> None:
         check_settings(TrainConfig(method="none", augment=1))
     with pytest.raises(UsageError, match="augment is -1"):
         check_settings(TrainConfig(augment=-1))
+
+
+def test_a_fit_gives_it_to_students_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[FitRequest] = []
+
+    def taken(request: FitRequest, tell: object) -> None:
+        asked.append(request)
+        raise UsageError("seen", "here", "stop")
+
+    monkeypatch.setattr("edgebert.choosing.sweep.fit", taken)
+    folder = tiny.labelled(tmp_path / "data", 40)
+    command = ["fit", "--model", "m", "--data", str(folder), "--budget", "p95=10ms", "--augment", "1"]
+    assert edgebert(*command, "-o", tmp_path / "fit").code == 2
+    assert asked[0].student.augment == 1
+    assert "augment" not in asked[0].teacher
 
 
 def test_masked_models_have_texts_of_their_own(data: Data, tmp_path: Path) -> None:

@@ -68,8 +68,10 @@ def test_the_page_is_made_of_the_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "| 3 | -0.4 (-1.4 to +0.6) |" in page
     assert "1.12" in page
     # One run's rows and the runs of single depths were given the same points.
-    assert "sst2_sent +0.00, banking77 +0.00 points" in page
+    assert "banking77 +0.00 (mean of 1, 2, 3, 4, 5 and 6 layers)" in page
     assert "| banking77, one run | -0.1 | -0.2 | -0.4 | -0.5 | -0.6 | -0.8 | -0.4 |" in page
+    # Of layers that are cut as the recipe cuts them, by answers alone.
+    assert "| alternate, logits |" in page
     assert "- `elastic-l1.2.3.4.5.6-teacher`: wnut17" in page
     for name in ("methods", "cuts", "layers", "depth", "width", "int8"):
         assert "</svg>" in (tmp_path / "study" / f"{name}.svg").read_text("utf-8")

@@ -117,10 +117,11 @@ def _check_keep(request: FitRequest, layers: Sequence[int], depth: int) -> None:
 def _check_training(request: FitRequest, data: Data, source: Artifact) -> None:
     """Refuse now what training would refuse after everything has been measured."""
     from edgebert.training.objectives import method_named
-    from edgebert.training.plan import check_settings
+    from edgebert.training.plan import check_settings, check_task
 
     for config in (request.student, request.teacher_config(source, data.labels)):
         check_settings(config)
+    check_task(request.student, source)
     if data.kind == "none" and problem_of(source.manifest).data not in ("none", "text"):
         raise UsageError("the data has no labels for this model", request.data, "add a column label, tags or answers")
     encoder = source.manifest.pooling is not None and not build.learns_labels(source, data)

@@ -15,25 +15,27 @@ from random import Random
 from tokenizers import Encoding
 
 from edgebert.artifact import Artifact
-from edgebert.families import FAMILIES
 from edgebert.spans import Place, joined, stripped
-from edgebert.tokenizer import open_tokenizer
+from edgebert.tokenizer import mask_id, open_tokenizer
 from edgebert.training.rows import Row
 
 _HIDDEN, _EXCHANGED, _CUT, _REPAIRED = 0.1, 0.1, 0.25, 0.25
 
 
 def variants(rows: Sequence[Row], copies: int, source: Artifact, seed: int) -> list[Row]:
-    """So many variants of every row, the first of all rows first; what each is depends on seed and rows alone.
+    """So many variants of every row, the first of all rows first; seed, rows and tokenizer decide what each is.
 
-    Words are what the checkpoint's tokenizer takes for words, or what rows of ``words`` say. Labels are the rows' own,
+    Words are what the checkpoint's tokenizer takes for words, or what rows of ``words`` say: of a language without
+    blanks between words, that is a whole text for roberta's tokenizers and their like. Labels are the rows' own,
     which the variants need not deserve: nothing should be learned from them. A question's variant has no answers.
+    Raises InputError where the tokenizer has no token that hides another.
     """
     if not copies:
         return []
-    mask = FAMILIES[source.manifest.architecture.family].mask_token
+    tokenizer = open_tokenizer(source)
+    mask = str(tokenizer.id_to_token(mask_id(source, tokenizer)))
     texts = sorted({text for row in rows if not row.words for text in (row.text, row.text_b) if text is not None})
-    found = open_tokenizer(source).encode_batch(texts, add_special_tokens=False)
+    found = tokenizer.encode_batch(texts, add_special_tokens=False)
     places = {text: _word_places(text, one) for text, one in zip(texts, found, strict=True)}
     words = [word for row in rows for word in _words_of(row, places) if _is_word(word)]
     maker = _Maker(rows, places, words, mask)
@@ -41,9 +43,13 @@ def variants(rows: Sequence[Row], copies: int, source: Artifact, seed: int) -> l
 
 
 def _word_places(text: str, found: Encoding) -> list[Place]:
-    numbers = sorted({number for number in found.word_ids if number is not None})
-    places = (found.word_to_chars(number) for number in numbers)
-    return [stripped(text, place) for place in places if place is not None]
+    places: list[Place] = []
+    for number in sorted({number for number in found.word_ids if number is not None}):
+        start, end = stripped(text, found.word_to_chars(number) or (0, 0))
+        # What a normalizer made several words of one character stands at one place.
+        if start < end and (not places or start >= places[-1][1]):
+            places.append((start, end))
+    return places
 
 
 def _words_of(row: Row, places: Mapping[str, Sequence[Place]]) -> list[str]:

@@ -270,13 +270,20 @@ def _checked_method(config: TrainConfig, source: Artifact, teacher: Artifact | N
         raise InputError("a sentence encoder learns only from a teacher", source.manifest.name, remedy)
     if method.needs_teacher and teacher is not None:
         _check_pair(source, teacher, method)
-    if config.augment and TASKS[source.manifest.task].head == "vocabulary":
+    check_task(config, source)
+    return method
+
+
+def check_task(config: TrainConfig, source: Artifact) -> None:
+    """Raise InputError for settings that a checkpoint's task has no use for."""
+    if TASKS[source.manifest.task].head != "vocabulary":
+        return
+    if config.augment:
         what = "masked models learn from texts as they stand, with tokens hidden"
         raise InputError(what, source.manifest.name, "leave --augment away")
-    if method.together and TASKS[source.manifest.task].head == "vocabulary":
+    if method_named(config.method).together:
         what = "depths of a masked model share the table of words, so that none has a head of its own"
         raise InputError(what, source.manifest.name, "train them one by one, with --method hidden")
-    return method
 
 
 def _check_pair(source: Artifact, teacher: Artifact, method: Method) -> None:
