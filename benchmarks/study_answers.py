@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 from study_found import Found, Points
 from study_plan import (
@@ -28,6 +29,8 @@ from study_plan import together as one_run
 # Points below the teacher that the mean of the classified sets, and of the encoder, should not pass.
 AIMS, ENCODER_AIM = {3: 0.5, 2: 1.5, 1: 4.0}, 1.5
 UNKNOWN = "not measured yet"
+# Up to which ratio two latencies are called equal.
+ALIKE = 1.05
 # What layers that never were pre-trained are called.
 SCRATCH = "from scratch"
 # Points of a mean that an answer takes notice of.
@@ -49,7 +52,7 @@ def head(found: Found) -> str:
     )
     return f"""# The study: how many layers does a BERT need?
 
-MiniLM-L6 (6 layers, 384 wide) is fine-tuned for a task and made shallower in every way that edgebert knows; each result is compared with its 6-layer teacher on the task's test part. Every number here comes from [the rows](study/rows.jsonl) of `make study`, which goes on where it was cut off; `python benchmarks/study_page.py` writes this page. {len({row["run"] for row in rows})} runs, {hours:.1f} hours of one core for the students' training, {" and ".join(machines)}, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}, {told}.
+MiniLM-L6 (6 layers, 384 wide) is fine-tuned for a task and made shallower in every way that edgebert knows; each result is compared with its 6-layer teacher on the task's test part. Every number here comes from [rows](study/rows.jsonl) and [latencies](study/latencies.json) of `make study`, which goes on where it was cut off; `python benchmarks/study_page.py` writes this page. {len({row["run"] for row in rows})} runs, {hours:.1f} hours of one core for the students' training, {" and ".join(machines)}, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}, {told}.
 
 Numbers are points of the task's metric (accuracy; entity F1 for wnut17; Spearman's correlation of cosines for stsb) between a student and its teacher, both in fp32 unless said, with the paired 95 % interval over the texts of test. One seed each. The teachers: {teachers}. "Mean of five" is over the classified sets.
 
@@ -175,10 +178,10 @@ def width(found: Found) -> str:
         if fewer and narrower:
             gaps.append(narrower.value - fewer.value)
             told.append(f"{_wide(other)} have {gaps[-1]:+.1f} points against {_wide(one)}{_longer(found, one, other)}")
-    verdict = "Undecided by accuracy" if gaps and min(gaps) < 0 < max(gaps) else "At equal parameters"
+    undecided = " undecided" if gaps and min(gaps) < 0 < max(gaps) else ""
     return f"""## 4. Fewer layers, or narrower ones?
 
-{verdict}: {"; ".join(told) or UNKNOWN}.
+At equal parameters{undecided}: {"; ".join(told) or UNKNOWN}.{_as_fast(found)}
 Pairs of equal parameters, hidden states 384 wide as ever. What is cut are the neurons that matter least; all begin with the lowest pre-trained layers and learn by `hidden`, on {NARROWED}, one seed.
 """  # noqa: E501
 
@@ -194,7 +197,18 @@ def _longer(found: Found, one: tuple[int, int], other: tuple[int, int]) -> str:
         times = [found.p50(NARROWED, f"{precision} {layers}x{ffn}", layers) for layers, ffn in (one, other)]
         if times[0] is not None and times[1] is not None:
             ratios.append(f"{times[1] / times[0]:.2f} times in {precision}")
-    return f" and takes {', '.join(ratios)} as long" if ratios else ""
+    return f" and take {', '.join(ratios)} as long" if ratios else ""
+
+
+def _as_fast(found: Found) -> str:
+    """Shapes that take equally long, beside each other."""
+    timed = {which: found.p50(NARROWED, f"int8 {which[0]}x{which[1]}", which[0]) for which in SHAPES}
+    told = []
+    for one, other in combinations(SHAPES, 2):
+        a, b, ours, theirs = timed[one], timed[other], found.points(shape(*one)), found.points(shape(*other))
+        if a and b and ours and theirs and max(a, b) / min(a, b) <= ALIKE:
+            told.append(f"{_wide(one)} {ours.value:+.1f} in {a:.2f} ms, {_wide(other)} {theirs.value:+.1f} in {b:.2f}")
+    return f" At equal latency in int8: {'; '.join(told)}." if told else ""
 
 
 def rounded(found: Found) -> str:

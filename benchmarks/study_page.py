@@ -65,7 +65,7 @@ def _needed(found: Found, pictures: Path) -> str:
 
     means = {method: {depth: found.mean(points(method, depth)) for depth in DEPTHS} for method in METHODS}
     drawn = [_series(method, of_depth) for method, of_depth in means.items()]
-    lines(pictures / "methods.svg", [one for one in drawn if one.x], "layers", f"{POINTS}, mean of five sets")
+    lines(pictures / "methods.svg", [one for one in drawn if one.x], "layers", "mean points to the teacher, five sets")
     summary = table(["layers", *METHODS], [[depth, *(means[m][depth] for m in METHODS)] for depth in DEPTHS])
     rows = [[data, depth, *(points(m, depth)[data] for m in METHODS)] for data in SETS for depth in DEPTHS]
     picture = "![Points to the teacher over layers, by method](study/methods.svg)\n"
