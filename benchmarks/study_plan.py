@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from edgebert.shaping import depth
 
 CLASSIFIED = ("sst2_sent", "banking77", "clinc150", "qnli_small", "wnut17")
-ENCODED = "stsb"
+ENCODED, TAGGED = "stsb", "wnut17"
 # Few classes and many: what is asked of these first.
 BOTH = ("sst2_sent", "banking77")
 SETS = (*CLASSIFIED, ENCODED)
@@ -84,8 +84,9 @@ def plan() -> list[Run]:
 
 def recipe(data: str, layers: int) -> Run:
     """A student as `edgebert fit` makes it."""
-    keep = depth.KEEP_SPREAD if depth.alternate(layers, FULL) != depth.first(layers, FULL) else depth.KEEP_FIRST
-    return Run(data, "hidden", (layers,), keep=keep)
+    keep = depth.students_keep(None, "tags" if data == TAGGED else "label")
+    same = depth.STRATEGIES[keep](layers, FULL) == depth.first(layers, FULL)
+    return Run(data, "hidden", (layers,), keep=depth.KEEP_FIRST if same else keep)
 
 
 def lowest(data: str, layers: int) -> Run:
@@ -143,16 +144,25 @@ def _settings() -> Iterator[Run]:
     "augment": so many variants of each text to ask the teacher about, whose steps come on top.
     """
     changed = {
-        ("dropout", 0.1): [("sst2_sent", 3), ("sst2_sent", 1), ("banking77", 3), ("banking77", 1), ("wnut17", 3)],
+        ("dropout", 0.1): [("sst2_sent", 3), ("sst2_sent", 1), ("banking77", 3), ("banking77", 1)],
+        ("dropout", 0.0): [(TAGGED, 3), (TAGGED, 2), (TAGGED, 1)],
         ("lr", 1e-4): [("banking77", 1)],
-        ("epochs", 15): [("wnut17", 3), ("qnli_small", 2)],
+        ("epochs", 15): [("qnli_small", 2)],
     }
     for setting, students in changed.items():
         yield from (Run(data, "hidden", (layers,), settings=(setting,)) for data, layers in students)
-    # Of the sets the one with the fewest words that have labels.
-    yield from (replace(recipe("wnut17", layers), settings=(("dropout", 0.1),)) for layers in (3, 2))
+    yield from _undropped()
     # What three times the steps bring without variants.
     yield replace(recipe("qnli_small", 2), settings=(("epochs", 15),))
-    for data, layers in (*((data, 2) for data in CLASSIFIED), ("wnut17", 3)):
-        yield replace(recipe(data, layers), settings=(("augment", 2),))
+    yield from (replace(recipe(data, 2), settings=(("augment", 2),)) for data in CLASSIFIED if data != TAGGED)
     yield replace(recipe("qnli_small", 2), settings=(("augment", 8), ("epochs", 2)))
+
+
+def _undropped() -> Iterator[Run]:
+    """What was tried of taggers when their students dropped nothing."""
+    nothing = ("dropout", 0.0)
+    for method, layers, keep in (("hidden", 3, "alternate"), ("hidden", 2, "alternate"), ("logits", 3, "alternate")):
+        yield Run(TAGGED, method, (layers,), keep=keep, settings=(nothing,))
+    yield Run(TAGGED, "logits", (3,), settings=(nothing,))
+    yield Run(TAGGED, "hidden", (3,), settings=(("epochs", 15), nothing))
+    yield from (Run(TAGGED, "hidden", (n,), keep="alternate", settings=(("augment", 2), nothing)) for n in (3, 2))

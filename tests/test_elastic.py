@@ -192,7 +192,7 @@ def test_a_fit_trains_all_its_depths_in_one_run(
     teacher: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = FitRequest(str(teacher), str(data), tmp_path / "fit", replace(QUICK, max_steps=4))
-    workshop = Workshop(asked.for_depths((3, 1, 2), 3))
+    workshop = Workshop(asked.for_depths((3, 1, 2), 3, "label"))
     with caplog.at_level(logging.INFO, "edgebert"):
         made = {depth: workshop.train(tuple(range(depth))) for depth in (3, 2, 1)}
     # The full depth is the teacher, which knows these labels.

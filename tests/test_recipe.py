@@ -9,8 +9,10 @@ import pytest
 import tiny
 import torch
 
+from edgebert import build
 from edgebert.errors import UsageError
 from edgebert.shaping.checkpoint import load_module, open_checkpoint
+from edgebert.shaping.depth import students_keep
 from edgebert.training.dropout import set_dropout
 from edgebert.training.plan import TrainConfig, check_settings, settled, teacher_recipe
 
@@ -54,6 +56,30 @@ def test_who_drops_and_at_which_rate(tmp_path: Path) -> None:
     assert filled(TrainConfig(dropout=0.2, lr=2.0)) == [(2.0, 0.2)] * 3
     assert settled(settled(TrainConfig(), sources[1]), sources[0]).lr == 3e-4, "what is settled stays"
     assert filled(teacher_recipe(384, 77)) == [(2e-4, None)] * 3
+
+
+def test_taggers_drop_what_their_checkpoint_says_and_keep_the_lowest_layers(tmp_path: Path) -> None:
+    tagger, other = (
+        open_checkpoint(str(tiny.checkpoint(tmp_path / task, task=task)))
+        for task in ("token-classification", tiny.TASKS[0])
+    )
+    assert [settled(TrainConfig(), source).dropout for source in (tagger, other)] == [None, 0.0]
+    assert settled(TrainConfig(dropout=0.0), tagger).dropout == 0.0
+    assert [students_keep(None, kind) for kind in ("tags", "label", "answers")] == ["first", "alternate", "alternate"]
+    assert students_keep("last", "tags") == "last"
+    assert students_keep(None, "label", nested=True) == "first"
+    words = [{"tokens": text.split(), "tags": ["O"] * len(text.split())} for text in tiny.texts(12, seed=1)]
+    words[0]["tags"][0] = "B-X"
+    data = tiny.write_parts(tmp_path / "data", words)
+    (made,) = build.distill(
+        str(tiny.checkpoint(tmp_path / "bare", task="feature-extraction")),
+        data,
+        [2],
+        tmp_path / "out",
+        TrainConfig(max_steps=1),
+    )
+    assert made.path.name == "bare-l2"
+    assert made.manifest.history[-1].config["dropout"] is None
 
 
 @pytest.mark.parametrize("share", [1.0, -0.1, float("nan")])

@@ -135,7 +135,7 @@ def distill(
     named = open_checkpoint(model)
     check_output(named, folder)
     origin = named if init_from is None else open_checkpoint(init_from)
-    keep = students_keep(keep, nested=together)
+    keep = students_keep(keep, rows.kind, nested=together)
     check_keep(layers, keep, origin.manifest.architecture.layers)
     # What is cut and what is published; a training run asks for its own before it begins.
     stage.require_space(folder, bytes_needed(named, layers, []), "distill")

@@ -11,6 +11,7 @@ from edgebert.artifact import Artifact
 from edgebert.choosing.budget import Budget
 from edgebert.judging.latency import BenchConfig
 from edgebert.shaping.depth import students_keep
+from edgebert.tasks import Kind
 from edgebert.tolerances import QUANT_DROP
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ class FitRequest:
 
         return replace(teacher_recipe(start.manifest.architecture.hidden, len(labels)), **self.teacher)
 
-    def for_depths(self, layers: Sequence[int], depth: int) -> FitRequest:
+    def for_depths(self, layers: Sequence[int], depth: int, kind: Kind) -> FitRequest:
         """The request for a model of ``depth`` layers: a method that trains depths together gets those below it.
 
-        ``keep`` is then settled. Raises UsageError for an unknown method.
+        ``keep`` is then settled, also by the ``kind`` of the data. Raises UsageError for an unknown method.
         """
         from edgebert.shaping.checkpoint import open_checkpoint
         from edgebert.training.objectives import method_named
@@ -66,7 +67,7 @@ class FitRequest:
         exits = tuple(sorted({below for below in layers if below < depth})) if together else ()
         base = open_checkpoint(self.init_from).manifest.architecture.layers if self.init_from else depth
         # Layers of a checkpoint of another depth do not correspond, unless they are its lowest.
-        keep = students_keep(self.keep, nested=bool(exits) or base != depth)
+        keep = students_keep(self.keep, kind, nested=bool(exits) or base != depth)
         return replace(self, student=replace(self.student, exits=exits), keep=keep)
 
     @property

@@ -67,7 +67,7 @@ def fit(request: FitRequest, tell: Callable[[Importance], None] | None = None) -
     source = open_checkpoint(request.model)
     depth = source.manifest.architecture.layers
     layers = request.layers or tuple(range(1, depth + 1))
-    request = request.for_depths(layers, depth)
+    request = request.for_depths(layers, depth, data.kind)
     _check_keep(request, layers, depth)
     build.check_output(source, request.folder)
     _check_training(request, data, source)

@@ -149,7 +149,7 @@ def layers(text: str) -> Callable[[F], F]:
 def keep(default: str | None) -> Callable[[F], F]:
     """``--keep``; without a default it is what students keep."""
     text = "Which layers stay: first, last, alternate, symmetric, auto (by --data), or a list such as 0,2,4"
-    told = default or "alternate; first for --method elastic"
+    told = default or "alternate; first for taggers and for --method elastic"
     return click.option("--keep", default=default, help=f"{text} [default: {told}].")
 
 
@@ -301,7 +301,8 @@ def training(function: F) -> F:
                 "--dropout",
                 type=click.FloatRange(0, 1, max_open=True),
                 default=None,
-                help="Share of values that training drops [default: 0; the checkpoint's own without a teacher].",
+                help="Share of values that training drops "
+                "[default: 0; of taggers, and without a teacher, the checkpoint's].",
             ),
             click.option(
                 "--augment",

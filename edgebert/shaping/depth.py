@@ -19,6 +19,7 @@ from edgebert.errors import InputError, UsageError
 from edgebert.families import FAMILIES, Family
 from edgebert.shaping.checkpoint import copy_companions, read_json
 from edgebert.shaping.stored import weight_files
+from edgebert.tasks import Kind
 
 if TYPE_CHECKING:
     import torch
@@ -61,12 +62,13 @@ STRATEGIES: Mapping[str, Callable[[int, int], tuple[int, ...]]] = {
 }
 
 
-def students_keep(keep: str | None, *, nested: bool = False) -> str:
+def students_keep(keep: str | None, kind: Kind, *, nested: bool = False) -> str:
     """``--keep`` of layers that are trained: as asked, else from all over the model, which the study found better.
 
-    ``nested`` depths share their lower layers, and so have the lowest.
+    But for taggers (``kind`` is that of the data) the lowest, and so for ``nested`` depths, which share them:
+    docs/decisions/031 and 033.
     """
-    return keep or (KEEP_FIRST if nested else KEEP_SPREAD)
+    return keep or (KEEP_FIRST if nested or kind == "tags" else KEEP_SPREAD)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class TrainConfig:
     ``alpha`` weighs cross-entropy on the given labels beside the teacher's soft labels (T² · KL, counted
     once); without a teacher it has no effect. ``max_steps`` is a limit beside ``epochs``.
     ``dropout`` is the share of values that training drops: none of them while a teacher is learned from, unless asked
-    for, and the checkpoint's own share (None to the end) where labels alone are.
+    for, and the checkpoint's own share (None to the end) where labels alone are, and by taggers.
     ``augment`` is how many variants of every text of train a student asks its teacher about beside it.
     ``exits`` are the depths that are trained together, for a method that does so.
     ``data`` and ``teacher`` are digests, kept for the history.
@@ -71,13 +71,13 @@ def teacher_recipe(hidden: int, labels: int) -> TrainConfig:
 def settled(config: TrainConfig, source: Artifact) -> TrainConfig:
     """The settings with a rate and a dropout, for the checkpoint that is trained, wherever they were not given.
 
-    docs/decisions/026-students-drop-nothing-and-take-larger-steps.md has the measurements.
+    docs/decisions/026-students-drop-nothing-and-take-larger-steps.md has the measurements, 033 those of taggers.
     """
     lr, dropout = config.lr, config.dropout
     if lr is None:
         many = source.manifest.architecture.hidden <= _NARROW and len(source.manifest.labels) > _FEW
         lr = 3e-4 if many else 1e-4
-    if dropout is None and method_named(config.method).needs_teacher:
+    if dropout is None and method_named(config.method).needs_teacher and problem_of(source.manifest).data != "tags":
         dropout = 0.0
     return replace(config, lr=lr, dropout=dropout)
 
