@@ -81,7 +81,8 @@ def _aims(found: Found) -> str:
     if encoder:
         verdict = "reached" if encoder.value >= -ENCODER_AIM else "missed"
         lines.append(f"{ENCODED} at 3 layers {encoder.value:+.1f} (aim -{ENCODER_AIM}: {verdict})")
-    return f"In short, by the recipe that `edgebert fit` uses (`hidden`, alternate): {'; '.join(lines) or UNKNOWN}."
+    used = "the recipe that `edgebert fit` uses (`hidden`; alternate layers, the tagger's the lowest)"
+    return f"In short, by {used}: {'; '.join(lines) or UNKNOWN}."
 
 
 def needed(found: Found, means: Mapping[str, Mapping[int, float | None]]) -> str:
@@ -254,8 +255,17 @@ def together(found: Found) -> str:
     return f"""## 6. All depths from one training?
 
 `elastic` trains six depths in one run. Points against each distilled alone, by `hidden` and of the same lowest layers: {", ".join(told) or UNKNOWN}.
-What one run costs beside distilling the deepest alone is in [training_cost](results/training_cost.md).
+CPU time against distilling the deepest alone: {", ".join(_costs(found)) or UNKNOWN}; [training_cost](results/training_cost.md) has that of a few rows.
 """  # noqa: E501
+
+
+def _costs(found: Found) -> list[str]:
+    """How much longer one run takes than the deepest alone, by set."""
+    told = []
+    for data in BOTH:
+        shared, alone = found.row(one_run(data), FULL), found.row(lowest(data, FULL))
+        told += [f"{data} {shared['cpu_seconds'] / alone['cpu_seconds']:.2f} times"] if shared and alone else []
+    return told
 
 
 def helped(found: Found) -> str:
