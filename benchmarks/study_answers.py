@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 from study_found import Found, Points
@@ -80,7 +81,9 @@ def _aims(found: Found) -> str:
     encoder = found.points(recipe(ENCODED, 3))
     if encoder:
         verdict = "reached" if encoder.value >= -ENCODER_AIM else "missed"
-        lines.append(f"{ENCODED} at 3 layers {encoder.value:+.1f} (aim -{ENCODER_AIM}: {verdict})")
+        varied = found.points(replace(recipe(ENCODED, 3), settings=(("augment", 2),)))
+        more = f", with `--augment 2` {varied.value:+.1f}" if varied else ""
+        lines.append(f"{ENCODED} at 3 layers {encoder.value:+.1f} (aim -{ENCODER_AIM}: {verdict}{more})")
     used = "the recipe that `edgebert fit` uses (`hidden`; alternate layers, the tagger's the lowest)"
     return f"In short, by {used}: {'; '.join(lines) or UNKNOWN}."
 
@@ -272,5 +275,5 @@ def helped(found: Found) -> str:
     """What was tried beside the recipe."""
     return """## What helped, and what did not
 
-Runs of `hidden` with settings changed. `augment` N: the teacher is asked about N variants of every text too (words hidden or exchanged, parts, new pairs), so that an epoch has 1 + N times the steps; `augment` 2 is to be compared with 15 epochs instead of 5.
+Runs of `hidden`, unless said, with settings changed. `augment` N: the teacher is asked about N variants of every text too (words hidden or exchanged, parts, new pairs), so that an epoch has 1 + N times the steps; `augment` 2 is to be compared with 15 epochs instead of 5.
 """  # noqa: E501

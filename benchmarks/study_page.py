@@ -203,6 +203,7 @@ def _helped(found: Found, pictures: Path) -> str:
         own = found.points(run)
         if run.settings and own:
             told = ", ".join(f"{name} {value:g}" for name, value in run.settings)
+            told += f" ({run.method})" if run.method != "hidden" else ""
             rows.append([told, run.data, run.layers[0], run.keep, own, found.points(replace(run, settings=()))])
     heads = ["setting changed", "set", "layers", "kept", "points", "points without"]
     return "\n".join([answers.helped(found), table(heads, rows)])
