@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from study_found import Found, Points
+from study_found import Found, Points, mean, value
 from study_plan import (
     BOTH,
     CLASSIFIED,
@@ -55,9 +55,9 @@ def head(found: Found) -> str:
 
 MiniLM-L6 (6 layers, 384 wide) is fine-tuned for a task and made shallower in every way that edgebert knows; each result is compared with its 6-layer teacher on the task's test part. Every number here comes from [rows](study/rows.jsonl) and [latencies](study/latencies.json) of `make study`, which goes on where it was cut off; `python benchmarks/study_page.py` writes this page. {len({row["run"] for row in rows})} runs, {hours:.1f} hours of one core for the students' training, {" and ".join(machines)}, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}, {told}.
 
-Numbers are points of the task's metric (accuracy; entity F1 for wnut17; Spearman's correlation of cosines for stsb) between a student and its teacher, both in fp32 unless said, with the paired 95 % interval over the texts of test. One seed each. The teachers: {teachers}. "Mean of five" is over the classified sets.
+Numbers are points of the task's metric (accuracy; entity F1 for wnut17; Spearman's correlation of cosines for stsb) between a student and its teacher, both in fp32 unless said, with the paired 95 % interval over the texts of test. One seed each. The teachers: {teachers}. "Mean of five" is over the classified sets. What sets the tagger's recipe apart was [chosen on the dev part](decisions/033-taggers-keep-the-lowest-and-drop.md) of wnut17.
 
-A difference of two rows of a table below about a point is within what chance does to both. The teachers are fine-tuned as BERT's authors do it, on labels alone, for 3 to 5 epochs; students begin where these end, and may pass them. Of stsb, the encoder MiniLM itself is the teacher, and there is no student without one. A dash stands for what was not run.
+Rows of a table that differ by less than about a point are not told apart. The teachers are fine-tuned as BERT's authors do it, on labels alone, for 3 to 5 epochs; students begin where these end, and may pass them. Of stsb, the encoder MiniLM itself is the teacher, and there is no student without one. A dash stands for what was not run.
 
 Layers that students keep of the teacher's 0 to 5: "first" the lowest, "last" the highest, "alternate" from all over (0, 2, 4), "symmetric" both ends (0, 1, 5), "auto" those that matter most by measurement. The aims were set before anything was measured.
 
@@ -74,10 +74,10 @@ def _notes(found: Found) -> str:
 def _aims(found: Found) -> str:
     lines = []
     for layers, aim in AIMS.items():
-        value = found.mean(found.by_depth(layers))
-        if value is not None:
-            verdict = "reached" if value >= -aim else "missed"
-            lines.append(f"{_layers(layers)} {value:+.1f} (aim -{aim}: {verdict})")
+        lost = found.mean(found.by_depth(layers))
+        if lost is not None:
+            verdict = "reached" if lost >= -aim else "missed"
+            lines.append(f"{_layers(layers)} {lost:+.1f} (aim -{aim}: {verdict})")
     encoder = found.points(recipe(ENCODED, 3))
     if encoder:
         verdict = "reached" if encoder.value >= -ENCODER_AIM else "missed"
@@ -132,7 +132,7 @@ def _layers(count: int) -> str:
 
 def cuts(found: Found, starts: Mapping[str, Mapping[str, Points | None]]) -> str:
     """Question 2."""
-    both = {name: mean([_value(of_set[data]) for data in BOTH]) for name, of_set in starts.items()}
+    both = {name: mean([value(of_set[data]) for data in BOTH]) for name, of_set in starts.items()}
     known = sorted(((value, name) for name, value in both.items() if value is not None), reverse=True)
     told = "; ".join(f"{name} {value:+.1f}" for value, name in known)
     trained, scratch, verdict = [value for value, name in known if name != SCRATCH], both.get(SCRATCH), ""
@@ -233,16 +233,6 @@ int8 is the scheme (dynamic or static) that does best on dev, with the modules i
 def _and(numbers: Sequence[int]) -> str:
     *first, last = map(str, numbers)
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _value(points: Points | None) -> float | None:
-    return None if points is None else points.value
-
-
-def mean(values: Sequence[float | None]) -> float | None:
-    """The mean, or None where a value is missing."""
-    known = [value for value in values if value is not None]
-    return statistics.mean(known) if known and len(known) == len(values) else None
 
 
 def together(found: Found) -> str:

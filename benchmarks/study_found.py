@@ -59,8 +59,7 @@ class Found:
 
     def mean(self, of_set: Mapping[str, Points | None]) -> float | None:
         """The mean over the five classified sets, or None where one is missing."""
-        values = [of_set.get(name) for name in CLASSIFIED]
-        return statistics.mean(one.value for one in values if one) if all(values) else None
+        return mean([value(of_set.get(name)) for name in CLASSIFIED])
 
     def by_depth(self, layers: int) -> dict[str, Points | None]:
         """The students of the recipe with so many layers, of every classified set."""
@@ -73,6 +72,17 @@ class Found:
     def teacher(self, name: str) -> Mapping[str, Any] | None:
         """The row of a set's teacher."""
         return self.row(teacher_of(name))
+
+
+def value(points: Points | None) -> float | None:
+    """The difference alone."""
+    return None if points is None else points.value
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean, or None where a value is missing."""
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known and len(known) == len(values) else None
 
 
 def cell(value: object) -> str:

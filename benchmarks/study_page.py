@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import study_answers as answers
 import study_rows
-from study_found import Found, Points, table
+from study_found import Found, Points, mean, table, value
 from study_plan import (
     BOTH,
     CUTS,
@@ -107,7 +106,7 @@ def _by_cut(found: Found, layers: int, methods: Sequence[str] = ("hidden", "logi
 
 
 def _depth(found: Found, pictures: Path) -> str:
-    of_set = [_series(data, {k: _value(found.points(recipe(data, k))) for k in DEPTHS}) for data in SETS]
+    of_set = [_series(data, {k: value(found.points(recipe(data, k))) for k in DEPTHS}) for data in SETS]
     lines(pictures / "layers.svg", [one for one in of_set if one.x], "layers", POINTS, levels={"teacher": 0.0})
     drawn = []
     for data in SETS:
@@ -142,10 +141,6 @@ def _int8_points(found: Found, data: str, depth: int) -> float | None:
     run = lowest(data, depth) if depth != FULL else None
     row = found.row(run) if run else found.teacher(data)
     return 100 * (row["int8"] - row["teacher"]) if row and "int8" in row else None
-
-
-def _value(points: Points | None) -> float | None:
-    return None if points is None else points.value
 
 
 def _ms(value: float | None) -> str | None:
@@ -190,8 +185,8 @@ def _together(found: Found, pictures: Path) -> str:
     rows: list[list[object]] = []
     for data in BOTH:
         for name, of in (("alone", lowest), ("one run", lambda data, depth: together(data))):
-            values = [_value(found.points(of(data, depth), depth)) for depth in TOGETHER]
-            rows.append([f"{data}, {name}", *values, answers.mean(values)])
+            values = [value(found.points(of(data, depth), depth)) for depth in TOGETHER]
+            rows.append([f"{data}, {name}", *values, mean(values)])
     heads = ["layers", *map(str, TOGETHER), "mean"]
     return "\n".join([answers.together(found), table(heads, rows)])
 
@@ -204,7 +199,7 @@ def _helped(found: Found, pictures: Path) -> str:
         if run.settings and own:
             told = ", ".join(f"{name} {value:g}" for name, value in run.settings)
             told += f" ({run.method})" if run.method != "hidden" else ""
-            rows.append([told, run.data, run.layers[0], run.keep, own, found.points(replace(run, settings=()))])
+            rows.append([told, run.data, run.layers[0], run.keep, own, found.points(run.without)])
     heads = ["setting changed", "set", "layers", "kept", "points", "points without"]
     return "\n".join([answers.helped(found), table(heads, rows)])
 

@@ -57,6 +57,12 @@ class Run:
         return "-".join(parts)
 
     @property
+    def without(self) -> Run:
+        """What tells what its settings bring: the run without them, but with a dropout that only goes with them."""
+        dropout = tuple(setting for setting in self.settings if setting[0] == "dropout")
+        return replace(self, settings=dropout if dropout != self.settings else ())
+
+    @property
     def is_teacher(self) -> bool:
         """Whether it is what the others of its set are compared with."""
         return self.method == "none" and self.layers == (FULL,)

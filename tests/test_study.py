@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,25 @@ def test_the_page_is_made_of_the_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     for name in ("methods", "cuts", "layers", "depth", "width", "int8"):
         assert "</svg>" in (tmp_path / "study" / f"{name}.svg").read_text("utf-8")
         assert f"(study/{name}.svg)" in page
+
+
+def test_every_run_is_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [run for run in study_plan.plan() if not run.is_teacher]
+    made = [{**row(run, k, 0.0), "points": [i / 10, -99.0, 99.0]} for i, run in enumerate(runs, 1) for k in run.layers]
+    study_rows.append(tmp_path / "rows.jsonl", made)
+    nowhere = str(tmp_path / "latencies.json")
+    monkeypatch.setattr(
+        sys, "argv", ["page", "--rows", str(tmp_path / "rows.jsonl"), "--latencies", nowhere, "--out", str(tmp_path)]
+    )
+    study_page.main()
+    cells = re.findall(r"(?<=\| )[+-][\d.]+(?= )", (tmp_path / "study.md").read_text("utf-8"))
+    assert [run.name for i, run in enumerate(runs, 1) if f"{i / 10:+.1f}" not in cells] == []
+
+
+def test_settings_are_compared_with_what_goes_without_them() -> None:
+    run = study_plan.Run("wnut17", "hidden", (3,), settings=(("epochs", 15), ("dropout", 0.0)))
+    assert run.without.name == "wnut17-hidden-l3-teacher-dropout0"
+    assert run.without.without.name == "wnut17-hidden-l3-teacher"
 
 
 def test_the_committed_page_is_what_the_committed_rows_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
