@@ -2,9 +2,9 @@
 
     python benchmarks/study.py [FOLDER [DATA]] [--rows docs/study/rows.jsonl] [--jobs N] [--only TEXT] [--minutes M]
 
-Runs what `study_plan.py` lists and no row is there for, each in a process of its own with one thread, as many at a
-time as there are processors: two trainings of one thread each are done in two thirds of the time (by hand) that two
-need one after the other with two threads. A run that was cut off goes on; a row is written when its run is done.
+Runs what `study_plan.py` lists and no row is there for, in as many processes of one thread as there are processors: two
+trainings of one thread each are done in two thirds of the time (by hand) that two need one after the other with two
+threads. A run that was cut off goes on; a row is written when its run is done. Where there is a GPU, all train on it.
 FOLDER keeps teachers and some students: `study_int8.py` exports and judges these, `study_latency.py` times them,
 `study_page.py` writes the page.
 """
@@ -15,15 +15,17 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import study_rows
 from serving_places import SHARED
-from study_plan import Run, plan
+from study_plan import Run, plan, teacher_place, teacher_of
 
 from edgebert import machine
 
@@ -44,40 +46,114 @@ def main() -> None:
     done = {row["run"] for row in study_rows.read(asked.rows) if "fp32" in row}
     missing = [run for run in plan() if asked.only in run.name and run.name not in done]
     print(f"{len(done)} runs done, {len(missing)} to do", file=sys.stderr)
-    runner = _Runner(asked.folder, asked.data, asked.rows, asked.minutes)
-    # Teachers first: what begins before its teacher is there would train one of its own.
-    for part in ([run for run in missing if run.is_teacher], [run for run in missing if not run.is_teacher]):
-        runner.run(part, asked.jobs)
+    teachers = [teacher_of(data) for data in dict.fromkeys(run.data for run in missing)]
+    gone = [run for run in teachers if run.name in done and _is_gone(run, asked.folder)]
+    queue = _Queue([*gone, *missing], None if asked.minutes is None else 60 * asked.minutes)
+    runner = _Runner((asked.folder, asked.data), asked.rows, done, queue)
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        list(pool.map(runner.work, range(asked.jobs)))
     sys.exit(bool(runner.failed))
 
 
-class _Runner:
-    """Runs of the plan, each in a process, and the file of their rows."""
+def _is_gone(teacher: Run, folder: Path) -> bool:
+    """Whether a teacher that was trained, on another machine perhaps, is not in the folder."""
+    place = teacher_place(teacher.data, folder)
+    return place is not None and not place.exists()
 
-    def __init__(self, folder: Path, data: Path, rows: Path, minutes: float | None) -> None:
-        self._places, self._rows = [str(folder), str(data)], rows
-        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+
+class _Queue:
+    """Runs in their order, but none before its set's teacher is there: it would train one of its own."""
+
+    def __init__(self, runs: Sequence[Run], seconds: float | None) -> None:
+        self._runs = list(runs)
+        self._pending = {run.data for run in runs if run.is_teacher}
+        self._end = None if seconds is None else time.monotonic() + seconds
+        self._changed = threading.Condition()
+
+    def next(self) -> Run | None:
+        """The next run, waited for where its teacher is being trained; None at the end."""
+        with self._changed:
+            while self._runs and (self._end is None or time.monotonic() < self._end):
+                for run in self._runs:
+                    if run.is_teacher or run.data not in self._pending:
+                        self._runs.remove(run)
+                        return run
+                self._changed.wait(1)
+            return None
+
+    def ended(self, run: Run) -> None:
+        """Say that a run is over."""
+        if run.is_teacher:
+            with self._changed:
+                self._pending.discard(run.data)
+                self._changed.notify_all()
+
+
+class _Runner:
+    """Processes that train, and the file of their rows, but of those in ``done``."""
+
+    def __init__(self, places: tuple[Path, Path], rows: Path, done: Collection[str], queue: _Queue) -> None:
+        self._places, self._rows, self._done, self._queue = places, rows, done, queue
         self._lock = threading.Lock()
         self.failed: list[str] = []
 
-    def run(self, runs: Sequence[Run], jobs: int) -> None:
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(self._one, runs))
+    def work(self, number: int) -> None:
+        """Run what is next until nothing is, all in one process; in another after one that failed."""
+        process = None
+        while run := self._queue.next():
+            process = process or _Process(*self._places)
+            rows = process.rows(run)
+            with self._lock:
+                if rows:
+                    self._keep(run, rows)
+                else:
+                    self.failed.append(run.name)
+                    print(f"{run.name} failed:\n{process.close()[-2000:]}", file=sys.stderr, flush=True)
+                    process = None
+            self._queue.ended(run)
+        if process:
+            process.close()
 
-    def _one(self, run: Run) -> None:
-        if self._end is not None and time.monotonic() > self._end:
-            return
-        command = [sys.executable, str(HERE / "study_run.py"), *self._places, run.name]
-        done = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True)
-        with self._lock:
-            if done.returncode:
-                self.failed.append(run.name)
-                print(f"{run.name} failed:\n{done.stderr[-2000:]}", file=sys.stderr, flush=True)
-                return
-            rows = study_rows.parse(done.stdout)
+    def _keep(self, run: Run, rows: Sequence[dict[str, Any]]) -> None:
+        if run.name not in self._done:
             study_rows.append(self._rows, rows)
-            told = ", ".join(f"{row['layers']} layers {row['points'][0]:+.2f}" for row in rows)
-            print(f"{run.name}: {told} ({rows[0]['cpu_seconds']} s)", file=sys.stderr, flush=True)
+        told = ", ".join(f"{row['layers']} layers {row['points'][0]:+.2f}" for row in rows)
+        print(f"{run.name}: {told} ({rows[0]['cpu_seconds']} s)", file=sys.stderr, flush=True)
+
+
+class _Process:
+    """A process of one thread that trains what it is told to."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        command = [sys.executable, str(HERE / "study_run.py"), str(folder), str(data)]
+        self._errors = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            command, env={**os.environ, **ONE_THREAD}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+        )  # fmt: skip
+
+    def rows(self, run: Run) -> list[dict[str, Any]]:
+        """The rows of a run; none where it fails."""
+        asked, said = self._process.stdin, self._process.stdout
+        assert asked and said
+        try:
+            asked.write(f"{run.name}\n")
+            asked.flush()
+        except BrokenPipeError:
+            return []
+        lines = []
+        for line in said:
+            if line == "\n":
+                return study_rows.parse("".join(lines))
+            lines.append(line)
+        return []
+
+    def close(self) -> str:
+        """End it, and give what it complained of."""
+        with self._errors:
+            self._process.communicate()
+            self._errors.seek(0)
+            return self._errors.read()
 
 
 if __name__ == "__main__":

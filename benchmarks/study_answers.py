@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 from study_found import Found, Points, mean, value
 from study_plan import (
@@ -17,10 +18,12 @@ from study_plan import (
     MIDDLE,
     NARROWED,
     ROUNDED,
+    SEEDS,
     SHAPES,
     TOGETHER,
     Run,
     lowest,
+    many,
     recipe,
     shape,
     teacher_of,
@@ -41,11 +44,7 @@ NOTICED = 0.5
 def head(found: Found) -> str:
     """What was run, on what, and how to read it."""
     rows = list(found.rows.values())
-    machines = sorted({row["cpu"] for row in rows})
     dates = sorted({row["date"] for row in rows})
-    hours = sum({row["run"]: row["cpu_seconds"] for row in rows}.values()) / 3600
-    versions = {name: sorted({row["versions"].get(name, "") for row in rows}) for name in ("torch", "transformers")}
-    told = ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())
     teachers = "; ".join(
         f"{name} {100 * row['fp32']:.1f} ({row['metric']}, {row['texts']} texts)"
         for name in (*CLASSIFIED, ENCODED)
@@ -53,9 +52,9 @@ def head(found: Found) -> str:
     )
     return f"""# The study: how many layers does a BERT need?
 
-MiniLM-L6 (6 layers, 384 wide) is fine-tuned for a task and made shallower in every way that edgebert knows; each result is compared with its 6-layer teacher on the task's test part. Every number here comes from [rows](study/rows.jsonl) and [latencies](study/latencies.json) of `make study`, which goes on where it was cut off; `python benchmarks/study_page.py` writes this page. {len({row["run"] for row in rows})} runs, {hours:.1f} hours of one core for the students' training, {" and ".join(machines)}, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}, {told}.
+MiniLM-L6 (6 layers, 384 wide) is fine-tuned for a task and made shallower in every way that edgebert knows; each result is compared with its 6-layer teacher on the task's test part. Every number here comes from [rows](study/rows.jsonl) and [latencies](study/latencies.json) of `make study`, which goes on where it was cut off; `python benchmarks/study_page.py` writes this page. {" to ".join(dict.fromkeys((dates[0], dates[-1])))}: {"; ".join(_machines(rows))}. Teachers were trained on each of them, by the same command; a student is compared with that of its own machine.
 
-Numbers are points of the task's metric (accuracy; entity F1 for wnut17; Spearman's correlation of cosines for stsb) between a student and its teacher, both in fp32 unless said, with the paired 95 % interval over the texts of test. One seed each. The teachers: {teachers}. "Mean of five" is over the classified sets. What sets the tagger's recipe apart was [chosen on the dev part](decisions/033-taggers-keep-the-lowest-and-drop.md) of wnut17.
+Numbers are points of the task's metric (accuracy; entity F1 for wnut17; Spearman's correlation of cosines for stsb) between a student and its teacher, both in fp32 unless said, in brackets the paired 95 % interval over the texts of test. ± is the standard deviation over {1 + len(SEEDS)} seeds, whose means stand before it: seed 0 was trained on a CPU, the others on a GPU. Without it there was one. The teachers (of seed 0): {teachers}. "Mean of five" is over the classified sets. What sets the tagger's recipe apart was [chosen on the dev part](decisions/033-taggers-keep-the-lowest-and-drop.md) of wnut17.
 
 Rows of a table that differ by less than about a point are not told apart. The teachers are fine-tuned as BERT's authors do it, on labels alone, for 3 to 5 epochs; students begin where these end, and may pass them. Of stsb, the encoder MiniLM itself is the teacher, and there is no student without one. A dash stands for what was not run.
 
@@ -63,6 +62,16 @@ Layers that students keep of the teacher's 0 to 5: "first" the lowest, "last" th
 
 {_aims(found)}
 {_notes(found)}"""  # noqa: E501
+
+
+def _machines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many runs were made by which machine and versions."""
+    made: dict[tuple[str, ...], set[str]] = {}
+    for row in rows:
+        device = "" if row.get("device", "cpu") == "cpu" else f"{row['device']} beside "
+        versions = (f"{name} {row['versions'].get(name, '')}" for name in ("torch", "transformers"))
+        made.setdefault((f"{device}{row['cpu']}", *versions), set()).add(row["run"])
+    return [f"{len(runs)} runs on {', '.join(which)}" for which, runs in made.items()]
 
 
 def _notes(found: Found) -> str:
@@ -74,10 +83,14 @@ def _notes(found: Found) -> str:
 def _aims(found: Found) -> str:
     lines = []
     for layers, aim in AIMS.items():
-        lost = found.mean(found.by_depth(layers))
-        if lost is not None:
+        seeds = found.by_seed(layers)
+        if seeds:
+            spread = f" ±{statistics.stdev(seeds):.1f}" if len(seeds) > 1 else ""
+            lost = statistics.mean(seeds)
             verdict = "reached" if lost >= -aim else "missed"
-            lines.append(f"{_layers(layers)} {lost:+.1f} (aim -{aim}: {verdict})")
+            varied = found.mean({name: found.points(many(name, layers)) for name in CLASSIFIED})
+            more = "" if varied is None else f", with many variants {varied:+.1f}"
+            lines.append(f"{_layers(layers)} {lost:+.1f}{spread} (aim -{aim}: {verdict}{more})")
     encoder = found.points(recipe(ENCODED, 3))
     if encoder:
         verdict = "reached" if encoder.value >= -ENCODER_AIM else "missed"

@@ -5,26 +5,39 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import study_rows
-from study_plan import CLASSIFIED, Run, recipe, teacher_of
+from study_plan import CLASSIFIED, SEEDS, Run, seeded, teacher_of
 
 ABSENT = "–"
 
 
 @dataclass(frozen=True)
 class Points:
-    """A difference in points of the set's metric with its paired 95 % interval over the texts of test."""
+    """A difference in points of the set's metric with its paired 95 % interval over the texts of test.
+
+    Of several seeds all three are means, and ``spread`` is the standard deviation of the difference.
+    """
 
     value: float
     low: float
     high: float
+    spread: float | None = None
+
+    @classmethod
+    def of_seeds(cls, found: Sequence[Points]) -> Points | None:
+        """What trainings of several seeds have together, or the one there is; None of none."""
+        if len(found) < 2:
+            return found[0] if found else None
+        value, low, high = (statistics.mean(one) for one in zip(*((p.value, p.low, p.high) for p in found), strict=True))
+        return cls(value, low, high, statistics.stdev(one.value for one in found))
 
     def __str__(self) -> str:
-        return f"{self.value:+.1f} ({self.low:+.1f} to {self.high:+.1f})"
+        spread = "" if self.spread is None else f" ±{self.spread:.1f}"
+        return f"{self.value:+.1f}{spread} ({self.low:+.1f} to {self.high:+.1f})"
 
 
 @dataclass(frozen=True)
@@ -47,10 +60,15 @@ class Found:
         """The row of a run, of several depths the one of so many layers."""
         return self.rows.get((run.name, run.layers[0] if layers is None else layers))
 
-    def points(self, run: Run, layers: int | None = None) -> Points | None:
-        """How far a student is from its teacher, both in fp32."""
+    def one(self, run: Run, layers: int | None = None) -> Points | None:
+        """How far the student of one training is from its teacher, both in fp32."""
         row = self.row(run, layers)
         return Points(*row["points"]) if row else None
+
+    def points(self, run: Run, layers: int | None = None) -> Points | None:
+        """The same of all seeds of a training of seed 0, together."""
+        known = [self.one(replace(run, seed=seed), layers) for seed in (0, *SEEDS)]
+        return Points.of_seeds([points for points in known if points])
 
     def rounded(self, run: Run) -> Points | None:
         """How far int8 is from fp32."""
@@ -61,9 +79,10 @@ class Found:
         """The mean over the five classified sets, or None where one is missing."""
         return mean([value(of_set.get(name)) for name in CLASSIFIED])
 
-    def by_depth(self, layers: int) -> dict[str, Points | None]:
-        """The students of the recipe with so many layers, of every classified set."""
-        return {name: self.points(recipe(name, layers)) for name in CLASSIFIED}
+    def by_seed(self, layers: int) -> list[float]:
+        """For each seed the mean over the five classified sets of the recipe's students with so many layers."""
+        by_set = [{name: self.one(seeded(name, layers, seed)) for name in CLASSIFIED} for seed in (0, *SEEDS)]
+        return [value for of_set in by_set if (value := self.mean(of_set)) is not None]
 
     def p50(self, name: str, precision: str, layers: int) -> float | None:
         """Milliseconds of one text of a set's test at the median."""

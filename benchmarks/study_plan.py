@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from edgebert.shaping import depth
 
@@ -19,6 +20,8 @@ SETS = (*CLASSIFIED, ENCODED)
 FULL, DEPTHS, MIDDLE = 6, (1, 2, 3, 4, 5), 3
 # Depths that are trained in one run.
 TOGETHER = (*DEPTHS, FULL)
+# Seeds beside 0 of the recipe, and at which depths.
+SEEDS, SEEDED = (1, 2), (3, 2, 1)
 # Depths whose cost in int8 is measured, and which are timed; and the teacher's.
 ROUNDED = (1, 2, 3)
 CUTS = ("first", "last", "alternate", "symmetric", "auto")
@@ -27,6 +30,8 @@ CUTS = ("first", "last", "alternate", "symmetric", "auto")
 NARROWED = "sst2_sent"
 SHAPES = ((3, 1536), (6, 384), (4, 1536), (6, 768))
 FFN = 1536
+# As many variants as TinyBERT's (Jiao et al. 2020, section 3.3).
+MANY = (("augment", 20), ("train_batch_size", 256), ("lr", 3e-4))
 
 
 @dataclass(frozen=True)
@@ -73,18 +78,24 @@ def teacher_of(data: str) -> Run:
     return Run(data, "none", (FULL,), "pre-trained")
 
 
+def teacher_place(data: str, folder: Path) -> Path | None:
+    """Where a set's teacher is kept; None for the encoder's, which is as it came."""
+    return None if data == ENCODED else folder / "teachers" / data
+
+
 def plan() -> list[Run]:
     """All runs, each once; those that most questions ask for come first."""
     ordered = [teacher_of(data) for data in SETS]
     ordered += [lowest(data, layers) for layers in (3, 1, 2) for data in SETS]
     ordered += [*_kept(), *_methods(3, SETS), *(together(data) for data in BOTH)]
     ordered += [run for data in BOTH for run in _cuts(data)]
-    ordered += [*_settings(), *shaped()]
+    ordered += [*_settings(), *shaped(), *_many_variants()]
     ordered += [recipe(data, layers) for layers in (4, 5) for data in SETS]
     ordered += [*_methods(1, SETS), *(together(data) for data in SETS)]
     ordered += [lowest(data, layers) for layers in TOGETHER for data in BOTH]
     ordered += [run for sets in (BOTH, SETS) for layers in (2, 5, 4) for run in _methods(layers, sets)]
     ordered += [lowest(data, 4) for data in SETS]
+    ordered += [seeded(data, layers, seed) for layers in SEEDED for seed in SEEDS for data in SETS]
     return list(dict.fromkeys(ordered))
 
 
@@ -98,6 +109,11 @@ def recipe(data: str, layers: int) -> Run:
 def lowest(data: str, layers: int) -> Run:
     """The same of the teacher's lowest layers: methods and settings are compared so."""
     return Run(data, "hidden", (layers,))
+
+
+def seeded(data: str, layers: int, seed: int) -> Run:
+    """A student as `edgebert fit` makes it, of another seed."""
+    return replace(recipe(data, layers), seed=seed)
 
 
 def rounded_runs() -> list[Run]:
@@ -163,6 +179,30 @@ def _settings() -> Iterator[Run]:
     yield from (replace(recipe(data, 2), settings=(("augment", 2),)) for data in CLASSIFIED if data != TAGGED)
     yield replace(recipe(ENCODED, 3), settings=(("augment", 2),))
     yield replace(recipe("qnli_small", 2), settings=(("augment", 8), ("epochs", 2)))
+
+
+def many(data: str, layers: int) -> Run:
+    """The recipe with far more variants, in batches of a GPU's size."""
+    return replace(recipe(data, layers), settings=MANY)
+
+
+def _many_variants() -> Iterator[Run]:
+    """Far more variants; more yet of pairs, for longer and by larger steps; and what else the tagger may need."""
+    pairs, tags = recipe("qnli_small", 2), recipe(TAGGED, 2)
+    yield replace(pairs, settings=(("augment", 80), *MANY[1:]))
+    yield replace(pairs, settings=(("epochs", 20), *MANY))
+    yield from (many(data, 2) for data in SETS)
+    yield from (many(data, 1) for data in (*BOTH, TAGGED))
+    same = (("augment", 20), ("epochs", 5), ("train_batch_size", 256))
+    yield replace(pairs, keep="first", settings=(*same, ("lr", 3e-4)))
+    yield replace(tags, keep="alternate", settings=(*same, ("lr", 3e-4)))
+    yield replace(tags, settings=(("augment", 8), ("epochs", 5), ("train_batch_size", 64), ("lr", 3e-4)))
+    for data, layers, epochs in (
+        ("qnli_small", 2, 5), ("sst2_sent", 2, 5), (TAGGED, 2, 5), (TAGGED, 1, 5),
+        (ENCODED, 2, 3), (ENCODED, 1, 3), ("banking77", 1, 4),
+    ):  # fmt: skip
+        larger = (("augment", 20), ("epochs", epochs), ("train_batch_size", 256), ("lr", 1e-3))
+        yield replace(recipe(data, layers), settings=larger)
 
 
 def _undropped() -> Iterator[Run]:

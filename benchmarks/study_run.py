@@ -1,8 +1,9 @@
-"""One training of the study in a process of its own: trained, judged on test in fp32, its rows printed.
+"""Trainings of the study, one after the other: trained, judged on test in fp32, their rows printed.
 
-    python benchmarks/study_run.py FOLDER DATA NAME
+    python benchmarks/study_run.py FOLDER DATA < NAMES
 
-NAME is a run's of `study_plan.py`. FOLDER keeps the teachers, and the students whose int8 is asked for.
+NAMES are runs' of `study_plan.py`, a line each; after the rows of each comes an empty line. FOLDER keeps the teachers,
+and the students whose int8 is asked for.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from study_plan import ENCODED, FFN, FULL, Run, plan, rounded_runs, teacher_of
+from study_plan import ENCODED, FFN, FULL, Run, plan, rounded_runs, teacher_of, teacher_place
 
 from edgebert import build
 from edgebert.artifact import Artifact, problem_of
 from edgebert.judging.evaluate import evaluate
 from edgebert.judging.metrics import Metric, Scores, difference
 from edgebert.machine import environment
-from edgebert.runtimes.reference import open as open_torch
+from edgebert.runtimes.reference import TorchSession
 from edgebert.runtimes.session import SessionConfig
 from edgebert.serving.model import Model
 from edgebert.serving.tokens import TextTokenizer
 from edgebert.shaping import sizes
-from edgebert.shaping.checkpoint import open_checkpoint, shape_of
+from edgebert.shaping.checkpoint import load_module, open_checkpoint, shape_of
 from edgebert.training.data import Data, match_labels, read
 from edgebert.training.plan import TrainConfig, teacher_recipe
 
@@ -41,11 +42,14 @@ MODEL = "minilm"
 
 def main() -> None:
     """Train and print one row for each depth, as JSON."""
-    folder, data, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    folder, data = Path(sys.argv[1]), Path(sys.argv[2])
     logging.getLogger("edgebert").setLevel(logging.ERROR)
-    (run,) = [one for one in plan() if one.name == name]
-    for row in rows(run, folder, data / run.data):
-        print(json.dumps(row), flush=True)
+    runs = {run.name: run for run in plan()}
+    for line in sys.stdin:
+        run = runs[line.strip()]
+        for row in rows(run, folder, data / run.data):
+            print(json.dumps(row))
+        print(flush=True)
 
 
 def rows(run: Run, folder: Path, place: Path) -> Iterator[dict[str, Any]]:
@@ -72,8 +76,8 @@ def _keep(checkpoint: Artifact, place: Path) -> None:
 
 def teacher_checkpoint(name: str, folder: Path, place: Path) -> Artifact:
     """What the set's students are distilled from, trained where it is missing; of the encoder, MiniLM itself."""
-    out = folder / "teachers" / name
-    if name == ENCODED:
+    out = teacher_place(name, folder)
+    if out is None:
         return open_checkpoint(MODEL)
     if not out.exists():
         recipe = teacher_recipe(open_checkpoint(MODEL).manifest.architecture.hidden, len(read(place).labels))
@@ -146,7 +150,12 @@ def _device() -> str:
 
 
 def _scores(checkpoint: Artifact, data: Data) -> Scores:
-    return judged(Model(checkpoint, open_torch(checkpoint, SessionConfig()), TextTokenizer(checkpoint)), data)
+    """In fp32, where it was trained, by one thread."""
+    import torch
+
+    module = load_module(checkpoint, for_training=True).to("cuda" if torch.cuda.is_available() else "cpu")
+    session = TorchSession(checkpoint, module, SessionConfig(threads=1))
+    return judged(Model(checkpoint, session, TextTokenizer(checkpoint)), data)
 
 
 def judged(opened: Model, data: Data) -> Scores:

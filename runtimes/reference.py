@@ -43,12 +43,13 @@ def _same_shape(artifact: Artifact) -> torch.nn.Module:
 
 
 class TorchSession:
-    """A transformers model behind the session contract; ``module`` is used as it is given."""
+    """A transformers model behind the session contract; ``module`` is used as it is given, on the device it is on."""
 
     def __init__(self, artifact: Artifact, module: torch.nn.Module, config: SessionConfig) -> None:
         torch.set_num_threads(config.thread_count)
         self._artifact = artifact
         self._module: torch.nn.Module | None = module
+        self._device = next(module.parameters()).device
         self._outputs = [output.name for output in TASKS[artifact.manifest.task].outputs]
         self._weights = "checkpoint" if artifact.manifest.format == "torch" else "random, for timing"
 
@@ -59,15 +60,15 @@ class TorchSession:
             raise closed(self._artifact)
         arrays = checked(feed, self._artifact)
         with torch.inference_mode():
-            outputs = module(**{name: torch.from_numpy(array) for name, array in arrays.items()})
-        return {name: outputs[name].numpy() for name in self._outputs}
+            outputs = module(**{name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()})
+        return {name: outputs[name].cpu().numpy() for name in self._outputs}
 
     def facts(self) -> dict[str, Any]:
         """See :class:`~edgebert.runtimes.session.Session`."""
         return {
             "runtime": "torch",
             "version": torch.__version__,
-            "provider": "cpu",
+            "provider": self._device.type,
             "threads": torch.get_num_threads(),
             "weights": self._weights,
         }

@@ -20,11 +20,13 @@ study, study_page, study_plan, study_rows, study_run = (
 
 FAKE = """
 import json, sys
-name = sys.argv[3]
-if "wnut17" in name:
-    raise SystemExit("too hot")
-print("noise")
-print(json.dumps({"run": name, "layers": 3, "fp32": 0.8, "points": [-1.0, -2.0, 0.0], "cpu_seconds": 5}))
+for line in sys.stdin:
+    name = line.strip()
+    if "wnut17" in name:
+        raise SystemExit("too hot")
+    print("noise")
+    print(json.dumps({"run": name, "layers": 3, "fp32": 0.8, "points": [-1.0, -2.0, 0.0], "cpu_seconds": 5}))
+    print(flush=True)
 """
 
 
