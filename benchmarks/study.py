@@ -25,7 +25,7 @@ from typing import Any
 
 import study_rows
 from serving_places import SHARED
-from study_plan import Run, plan, teacher_place, teacher_of
+from study_plan import Run, plan, teacher_of, teacher_place
 
 from edgebert import machine
 
@@ -126,7 +126,7 @@ class _Process:
 
     def __init__(self, folder: Path, data: Path) -> None:
         command = [sys.executable, str(HERE / "study_run.py"), str(folder), str(data)]
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(
             command, env={**os.environ, **ONE_THREAD}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
@@ -135,13 +135,14 @@ class _Process:
     def rows(self, run: Run) -> list[dict[str, Any]]:
         """The rows of a run; none where it fails."""
         asked, said = self._process.stdin, self._process.stdout
-        assert asked and said
+        assert asked
+        assert said
         try:
             asked.write(f"{run.name}\n")
             asked.flush()
         except BrokenPipeError:
             return []
-        lines = []
+        lines: list[str] = []
         for line in said:
             if line == "\n":
                 return study_rows.parse("".join(lines))

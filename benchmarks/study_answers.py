@@ -15,6 +15,7 @@ from study_plan import (
     DEPTHS,
     ENCODED,
     FULL,
+    MANY,
     MIDDLE,
     NARROWED,
     ROUNDED,
@@ -24,6 +25,7 @@ from study_plan import (
     Run,
     lowest,
     many,
+    plan,
     recipe,
     shape,
     teacher_of,
@@ -89,7 +91,7 @@ def _aims(found: Found) -> str:
             lost = statistics.mean(seeds)
             verdict = "reached" if lost >= -aim else "missed"
             varied = found.mean({name: found.points(many(name, layers)) for name in CLASSIFIED})
-            more = "" if varied is None else f", with many variants {varied:+.1f}"
+            more = "" if varied is None else f", with {MANY['augment']} variants of each text {varied:+.1f}"
             lines.append(f"{_layers(layers)} {lost:+.1f}{spread} (aim -{aim}: {verdict}{more})")
     encoder = found.points(recipe(ENCODED, 3))
     if encoder:
@@ -243,24 +245,23 @@ int8 is the scheme (dynamic or static) that does best on dev, with the modules i
 """  # noqa: E501
 
 
-def _and(numbers: Sequence[int]) -> str:
-    *first, last = map(str, numbers)
+def _and(parts: Sequence[object]) -> str:
+    *first, last = map(str, parts)
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def together(found: Found) -> str:
     """What it costs to train all depths at once."""
-    told = []
-    for data in BOTH:
-        gaps = {}
-        for depth in TOGETHER:
-            shared, alone = found.points(one_run(data), depth), found.points(lowest(data, depth))
-            if shared and alone:
-                gaps[depth] = shared.value - alone.value
-        told += [f"{data} {statistics.mean(gaps.values()):+.2f} (mean of {_and(list(gaps))} layers)"] if gaps else []
+    told, lost = [], []
+    for data in (*CLASSIFIED, ENCODED):
+        pairs = [(found.points(one_run(data), depth), found.points(lowest(data, depth))) for depth in TOGETHER]
+        gaps = [shared.value - alone.value for shared, alone in pairs if shared and alone]
+        told += [f"{data} {statistics.mean(gaps):+.2f}"] if gaps else []
+        lost += [statistics.mean(gaps)] if gaps else []
+    verdict = f"{statistics.mean(lost):+.1f} points on the mean: " if lost else ""
     return f"""## 6. All depths from one training?
 
-`elastic` trains six depths in one run. Points against each distilled alone, by `hidden` and of the same lowest layers: {", ".join(told) or UNKNOWN}.
+`elastic` trains six depths in one run. Against each distilled alone, by `hidden` and of the same lowest layers: {verdict}{", ".join(told) or UNKNOWN}.
 CPU time against distilling the deepest alone: {", ".join(_costs(found)) or UNKNOWN}; [training_cost](results/training_cost.md) has that of a few rows.
 """  # noqa: E501
 
@@ -276,7 +277,22 @@ def _costs(found: Found) -> list[str]:
 
 def helped(found: Found) -> str:
     """What was tried beside the recipe."""
-    return """## What helped, and what did not
+    sets = (*CLASSIFIED, ENCODED)
+    pairs = {name: (found.points(recipe(name, 2)), found.points(many(name, 2))) for name in sets}
+    told = [f"{name} {less.value:+.1f} to {more.value:+.1f}" for name, (less, more) in pairs.items() if less and more]
+    return f"""## What helped, and what did not
 
-Runs of `hidden`, unless said, with settings changed. `augment` N: the teacher is asked about N variants of every text too (words hidden or exchanged, parts, new pairs), so that an epoch has 1 + N times the steps; `augment` 2 is to be compared with 15 epochs instead of 5.
+Many variants of the texts, where few layers are kept: 2 layers go from {", ".join(told) or UNKNOWN}, by `{many(ENCODED, 2).options}`.
+Runs of `hidden`, unless said, beside the recipe without these options. `--augment` N: the teacher is asked about N variants of every text too (words hidden or exchanged, parts, new pairs), so that an epoch has 1 + N times the texts; `--augment 2` is to be compared with 15 epochs instead of 5.{_minutes(found)}
 """  # noqa: E501
+
+
+def _minutes(found: Found) -> str:
+    """How long trainings with many variants took."""
+    size = ("train_batch_size", MANY["train_batch_size"])
+    rows = [row for run in plan() if size in run.settings and (row := found.row(run))]
+    if not rows:
+        return ""
+    least, most = (which(row["cpu_seconds"] for row in rows) / 60 for which in (min, max))
+    devices = _and(sorted({row["device"] for row in rows}))
+    return f" In batches of {size[1]} each took {least:.1f} to {most:.1f} minutes of one core beside {devices}."

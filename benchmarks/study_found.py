@@ -32,7 +32,9 @@ class Points:
         """What trainings of several seeds have together, or the one there is; None of none."""
         if len(found) < 2:
             return found[0] if found else None
-        value, low, high = (statistics.mean(one) for one in zip(*((p.value, p.low, p.high) for p in found), strict=True))
+        value, low, high = (
+            statistics.mean(one) for one in zip(*((p.value, p.low, p.high) for p in found), strict=True)
+        )
         return cls(value, low, high, statistics.stdev(one.value for one in found))
 
     def __str__(self) -> str:

@@ -15,10 +15,10 @@ import study_answers as answers
 import study_rows
 from study_found import Found, Points, mean, table, value
 from study_plan import (
-    BOTH,
     CUTS,
     DEPTHS,
     FULL,
+    MANY,
     MIDDLE,
     NARROWED,
     ROUNDED,
@@ -27,6 +27,7 @@ from study_plan import (
     TOGETHER,
     Run,
     lowest,
+    many,
     plan,
     recipe,
     shape,
@@ -78,12 +79,7 @@ def _cuts(found: Found, pictures: Path) -> str:
     }
     for start, name in (("pre-trained", "first, pre-trained"), ("scratch", answers.SCRATCH)):
         starts[name] = {data: found.points(Run(data, "hidden", (MIDDLE,), start)) for data in SETS}
-    drawn = []
-    for name, of_set in starts.items():
-        known = [(number, points) for number, data in enumerate(SETS) if (points := of_set[data])]
-        drawn.append(
-            Series(name, [n for n, _ in known], [p.value for _, p in known], [(p.low, p.high) for _, p in known])
-        )
+    drawn = [_bars_of(name, of_set) for name, of_set in starts.items()]
     bars(pictures / "cuts.svg", SETS, [one for one in drawn if one.x], POINTS)
     rows = [[f"{name}, hidden", *of_set.values(), found.mean(of_set)] for name, of_set in starts.items()]
     rows += _by_cut(found, MIDDLE, ("logits",))
@@ -183,25 +179,37 @@ def _rounded_at(found: Found, data: str, depth: int) -> Points | None:
 
 def _together(found: Found, pictures: Path) -> str:
     rows: list[list[object]] = []
-    for data in BOTH:
-        for name, of in (("alone", lowest), ("one run", lambda data, depth: together(data))):
-            values = [value(found.points(of(data, depth), depth)) for depth in TOGETHER]
-            rows.append([f"{data}, {name}", *values, mean(values)])
-    heads = ["layers", *map(str, TOGETHER), "mean"]
+    for data in SETS:
+        alone = {depth: value(found.points(lowest(data, depth))) for depth in TOGETHER}
+        shared = {depth: value(found.points(together(data), depth)) for depth in TOGETHER}
+        both = [depth for depth in TOGETHER if alone[depth] is not None and shared[depth] is not None]
+        for name, of_depth in (("alone", alone), ("one run", shared)):
+            of_both = mean([of_depth[depth] for depth in both]) if both else None
+            rows.append([f"{data}, {name}", *of_depth.values(), of_both])
+    heads = ["layers", *map(str, TOGETHER), "mean where both are"]
     return "\n".join([answers.together(found), table(heads, rows)])
 
 
 def _helped(found: Found, pictures: Path) -> str:
     """What was tried beside the recipe: every run with settings of its own, beside the recipe's."""
-    rows = []
-    for run in plan():
-        own = found.points(run)
-        if run.settings and own:
-            told = ", ".join(f"{name} {value:g}" for name, value in run.settings)
-            told += f" ({run.method})" if run.method != "hidden" else ""
-            rows.append([told, run.data, run.layers[0], run.keep, own, found.points(run.without)])
-    heads = ["setting changed", "set", "layers", "kept", "points", "points without"]
-    return "\n".join([answers.helped(found), table(heads, rows)])
+    told = ((run, found.one(run)) for run in plan() if run.settings)
+    rows = [
+        [run.data, run.layers[0], run.keep, f"`{run.options}`", own, found.points(run.without)]
+        for run, own in told
+        if own
+    ]
+    rows.sort(key=lambda row: (SETS.index(str(row[0])), -int(str(row[1]))))
+    ways = {"the recipe": recipe, f"and {MANY['augment']} variants of each text": many}
+    drawn = [_bars_of(name, {data: found.points(way(data, 2)) for data in SETS}) for name, way in ways.items()]
+    bars(pictures / "variants.svg", SETS, [one for one in drawn if one.x], POINTS)
+    picture = "![Points to the teacher at two layers, by the recipe and with many variants](study/variants.svg)\n"
+    heads = ["set", "layers", "kept", "asked of `edgebert distill`", "points", "points without"]
+    return "\n".join([answers.helped(found), picture, table(heads, rows)])
+
+
+def _bars_of(name: str, of_set: Mapping[str, Points | None]) -> Series:
+    known = [(number, points) for number, data in enumerate(SETS) if (points := of_set[data])]
+    return Series(name, [n for n, _ in known], [p.value for _, p in known], [(p.low, p.high) for _, p in known])
 
 
 def _series(name: str, of_depth: Mapping[int, float | None]) -> Series:

@@ -31,7 +31,7 @@ NARROWED = "sst2_sent"
 SHAPES = ((3, 1536), (6, 384), (4, 1536), (6, 768))
 FFN = 1536
 # As many variants as TinyBERT's (Jiao et al. 2020, section 3.3).
-MANY = (("augment", 20), ("train_batch_size", 256), ("lr", 3e-4))
+MANY = {"augment": 20, "train_batch_size": 256, "lr": 3e-4}
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,12 @@ class Run:
         parts += [f"seed{self.seed}"] if self.seed else []
         parts += [f"{name}{value:g}" for name, value in self.settings]
         return "-".join(parts)
+
+    @property
+    def options(self) -> str:
+        """What `edgebert distill` is asked for beside depth, layers kept and start."""
+        chosen = {**({"method": self.method} if self.method != "hidden" else {}), **dict(self.settings)}
+        return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in chosen.items())
 
     @property
     def without(self) -> Run:
@@ -183,14 +189,14 @@ def _settings() -> Iterator[Run]:
 
 def many(data: str, layers: int) -> Run:
     """The recipe with far more variants, in batches of a GPU's size."""
-    return replace(recipe(data, layers), settings=MANY)
+    return replace(recipe(data, layers), settings=tuple(MANY.items()))
 
 
 def _many_variants() -> Iterator[Run]:
     """Far more variants; more yet of pairs, for longer and by larger steps; and what else the tagger may need."""
     pairs, tags = recipe("qnli_small", 2), recipe(TAGGED, 2)
-    yield replace(pairs, settings=(("augment", 80), *MANY[1:]))
-    yield replace(pairs, settings=(("epochs", 20), *MANY))
+    yield replace(pairs, settings=tuple({**MANY, "augment": 80}.items()))
+    yield replace(pairs, settings=(("epochs", 20), *MANY.items()))
     yield from (many(data, 2) for data in SETS)
     yield from (many(data, 1) for data in (*BOTH, TAGGED))
     same = (("augment", 20), ("epochs", 5), ("train_batch_size", 256))

@@ -52,7 +52,7 @@ def bars(place: Path, groups: Sequence[str], series: Sequence[Series], y: str) -
     """A bar for each series in each group; ``x`` of a series are the groups' numbers."""
     with style.context(SETTINGS):
         figure, axes = _empty("", y)
-        width = 0.8 / len(series)
+        width = 0.8 / max(1, len(series))
         for number, one in enumerate(series):
             shift = (number - (len(series) - 1) / 2) * width
             places = [value + shift for value in one.x]
