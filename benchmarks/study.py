@@ -4,7 +4,8 @@
 
 Runs what `study_plan.py` lists and no row is there for, in as many processes of one thread as there are processors: two
 trainings of one thread each are done in two thirds of the time (by hand) that two need one after the other with two
-threads. A run that was cut off goes on; a row is written when its run is done. Where there is a GPU, all train on it.
+threads. A run that was cut off goes on; a row is written when its run is done. Where there is a GPU, all
+train on it, and share it better where `nvidia-cuda-mps-control -d` was called before.
 FOLDER keeps teachers and some students: `study_int8.py` exports and judges these, `study_latency.py` times them,
 `study_page.py` writes the page.
 """

@@ -183,7 +183,7 @@ def _settings() -> Iterator[Run]:
     # What three times the steps bring without variants.
     yield replace(recipe("qnli_small", 2), settings=(("epochs", 15),))
     yield from (replace(recipe(data, 2), settings=(("augment", 2),)) for data in CLASSIFIED if data != TAGGED)
-    yield replace(recipe(ENCODED, 3), settings=(("augment", 2),))
+    yield from (replace(recipe(data, 3), settings=(("augment", 2),)) for data in SETS)
     yield replace(recipe("qnli_small", 2), settings=(("augment", 8), ("epochs", 2)))
 
 
