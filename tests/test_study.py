@@ -50,8 +50,8 @@ def row(run: Any, layers: int, points: float) -> dict[str, Any]:
     return {
         "run": run.name, "layers": layers, "metric": "accuracy", "fp32": 0.8, "teacher": 0.82, "texts": 100,
         "points": [points, points - 1, points + 1], "dev": 0.8, "best_step": 10, "parameters": 1000 * layers,
-        "date": "2026-01-02", "device": "cpu", "cpu": "Some CPU", "versions": {"torch": "2", "transformers": "5"}, "cpu_seconds": 36,
-        "int8": 0.79, "int8_points": [-0.5, -1.0, 0.0], "scheme": "static",
+        "date": "2026-01-02", "device": "cpu", "cpu": "Some CPU", "versions": {"torch": "2", "transformers": "5"},
+        "cpu_seconds": 36, "int8": 0.79, "int8_points": [-0.5, -1.0, 0.0], "scheme": "static",
     }  # fmt: skip
 
 
