@@ -13,6 +13,7 @@ FOLDER keeps teachers and some students: `study_int8.py` exports and judges thes
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -48,11 +49,16 @@ def main() -> None:
     missing = [run for run in plan() if asked.only in run.name and run.name not in done]
     print(f"{len(done)} runs done, {len(missing)} to do", file=sys.stderr)
     teachers = [teacher_of(data) for data in dict.fromkeys(run.data for run in missing)]
-    gone = [run for run in teachers if run.name in done and _is_gone(run, asked.folder)]
+    gone = [run for run in teachers if run not in missing and _is_gone(run, asked.folder)]
     queue = _Queue([*gone, *missing], None if asked.minutes is None else 60 * asked.minutes)
     runner = _Runner((asked.folder, asked.data), asked.rows, done, queue)
     with ThreadPoolExecutor(asked.jobs) as pool:
-        list(pool.map(runner.work, range(asked.jobs)))
+        try:
+            for worker in [pool.submit(runner.work) for _ in range(asked.jobs)]:
+                worker.result()
+        except BaseException:
+            runner.stop()
+            raise
     sys.exit(bool(runner.failed))
 
 
@@ -82,44 +88,86 @@ class _Queue:
                 self._changed.wait(1)
             return None
 
-    def ended(self, run: Run) -> None:
-        """Say that a run is over."""
-        if run.is_teacher:
-            with self._changed:
-                self._pending.discard(run.data)
-                self._changed.notify_all()
+    def taught(self, data: str) -> None:
+        """Say that a set's teacher is there."""
+        with self._changed:
+            self._pending.discard(data)
+            self._changed.notify_all()
+
+    def without(self, data: str) -> list[Run]:
+        """Give up a set's runs, whose teacher failed: those left of them."""
+        with self._changed:
+            left = [run for run in self._runs if run.data == data]
+            self._runs = [run for run in self._runs if run.data != data]
+            return left
+
+    def stop(self) -> None:
+        """Give out nothing more."""
+        with self._changed:
+            self._runs.clear()
+            self._changed.notify_all()
 
 
 class _Runner:
-    """Processes that train, and the file of their rows, but of those in ``done``."""
+    """Processes that train, and the file of their rows; runs in ``done`` have theirs, and get no second ones."""
 
     def __init__(self, places: tuple[Path, Path], rows: Path, done: Collection[str], queue: _Queue) -> None:
         self._places, self._rows, self._done, self._queue = places, rows, done, queue
         self._lock = threading.Lock()
+        self._processes: set[_Process] = set()
+        self._stopped = False
         self.failed: list[str] = []
 
-    def work(self, number: int) -> None:
+    def work(self) -> None:
         """Run what is next until nothing is, all in one process; in another after one that failed."""
         process = None
         while run := self._queue.next():
-            process = process or _Process(*self._places)
-            rows = process.rows(run)
-            with self._lock:
-                if rows:
-                    self._keep(run, rows)
-                else:
-                    self.failed.append(run.name)
-                    print(f"{run.name} failed:\n{process.close()[-2000:]}", file=sys.stderr, flush=True)
-                    process = None
-            self._queue.ended(run)
+            if process and process.is_over():
+                process.close()
+                process = None
+            process = process or self._start()
+            if rows := process.rows(run):
+                self._keep(run, rows)
+            else:
+                process.kill()
+                why, process = process.close(), None
+                self._failed(run, why)
         if process:
             process.close()
 
+    def stop(self) -> None:
+        """End all processes, whatever they are at: what they were asked for is done another time."""
+        self._stopped = True
+        self._queue.stop()
+        with self._lock:
+            for process in self._processes:
+                process.kill()
+
+    def _start(self) -> _Process:
+        process = _Process(*self._places)
+        with self._lock:
+            self._processes.add(process)
+            if self._stopped:
+                process.kill()
+        return process
+
     def _keep(self, run: Run, rows: Sequence[dict[str, Any]]) -> None:
-        if run.name not in self._done:
-            study_rows.append(self._rows, rows)
         told = ", ".join(f"{row['layers']} layers {row['points'][0]:+.2f}" for row in rows)
-        print(f"{run.name}: {told} ({rows[0]['cpu_seconds']} s)", file=sys.stderr, flush=True)
+        with self._lock:
+            if run.name not in self._done:
+                study_rows.append(self._rows, rows)
+            print(f"{run.name}: {told} ({rows[0]['cpu_seconds']} s)", file=sys.stderr, flush=True)
+        if run.is_teacher:
+            self._queue.taught(run.data)
+
+    def _failed(self, run: Run, why: str) -> None:
+        if self._stopped:
+            return
+        lost = self._queue.without(run.data) if run.is_teacher else []
+        with self._lock:
+            self.failed += [one.name for one in (run, *lost)]
+            students = f", and with it {len(lost)} students" if lost else ""
+            print(f"{run.name} failed{students}:\n{why[-2000:]}", file=sys.stderr, flush=True)
 
 
 class _Process:
@@ -131,31 +179,38 @@ class _Process:
         self._process = subprocess.Popen(
             command, env={**os.environ, **ONE_THREAD}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            start_new_session=True,  # Ctrl-C is the parent's
         )  # fmt: skip
+
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
 
     def rows(self, run: Run) -> list[dict[str, Any]]:
         """The rows of a run; none where it fails."""
         asked, said = self._process.stdin, self._process.stdout
         assert asked
         assert said
-        try:
+        with contextlib.suppress(BrokenPipeError):
             asked.write(f"{run.name}\n")
             asked.flush()
-        except BrokenPipeError:
-            return []
         lines: list[str] = []
         for line in said:
-            if line == "\n":
+            if line == study_rows.end_of(run.name):
                 return study_rows.parse("".join(lines))
             lines.append(line)
         return []
 
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
     def close(self) -> str:
-        """End it, and give what it complained of."""
+        """Wait for its end, and give what it complained of."""
         with self._errors:
             self._process.communicate()
             self._errors.seek(0)
-            return self._errors.read()
+            return f"{self._errors.read()}\nit ended with {self._process.returncode}"
 
 
 if __name__ == "__main__":

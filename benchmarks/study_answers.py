@@ -15,6 +15,7 @@ from study_plan import (
     DEPTHS,
     ENCODED,
     FULL,
+    LARGER,
     MANY,
     MIDDLE,
     NARROWED,
@@ -23,6 +24,7 @@ from study_plan import (
     SHAPES,
     TOGETHER,
     Run,
+    larger,
     lowest,
     many,
     plan,
@@ -47,6 +49,7 @@ def head(found: Found) -> str:
     """What was run, on what, and how to read it."""
     rows = list(found.rows.values())
     dates = sorted({row["date"] for row in rows})
+    seeds = _and([f"{len(which)} with {_layers(layers)}" for layers, which in SEEDS.items()])
     teachers = "; ".join(
         f"{name} {100 * row['fp32']:.1f} ({row['metric']}, {row['texts']} texts)"
         for name in (*CLASSIFIED, ENCODED)
@@ -54,9 +57,9 @@ def head(found: Found) -> str:
     )
     return f"""# The study: how many layers does a BERT need?
 
-MiniLM-L6 (6 layers, 384 wide) is fine-tuned for a task and made shallower in every way that edgebert knows; each result is compared with its 6-layer teacher on the task's test part. Every number here comes from [rows](study/rows.jsonl) and [latencies](study/latencies.json) of `make study`, which goes on where it was cut off; `python benchmarks/study_page.py` writes this page. {" to ".join(dict.fromkeys((dates[0], dates[-1])))}: {"; ".join(_machines(rows))}. Teachers were trained on each of them, by the same command; a student is compared with that of its own machine.
+MiniLM-L6 (6 layers, 384 wide) is fine-tuned for a task and made shallower in every way that edgebert knows; each result is compared with its 6-layer teacher on the task's test part. Every number here comes from [rows](study/rows.jsonl) and [latencies](study/latencies.json) of `make study`, which goes on where it was cut off; `python benchmarks/study_page.py` writes this page. {" to ".join(dict.fromkeys((dates[0], dates[-1])))}: {"; ".join(_machines(rows))}. Each trained the teachers that it needed, by the same command; a student is compared with its own machine's, and cells of a row may be of different ones.
 
-Numbers are points of the task's metric (accuracy; entity F1 for wnut17; Spearman's correlation of cosines for stsb) between a student and its teacher, both in fp32 unless said, in brackets the paired 95 % interval over the texts of test. ± is the standard deviation over {1 + len(SEEDS)} seeds, whose means stand before it: seed 0 was trained on a CPU, the others on a GPU. Without it there was one. The teachers (of seed 0): {teachers}. "Mean of five" is over the classified sets. What sets the tagger's recipe apart was [chosen on the dev part](decisions/033-taggers-keep-the-lowest-and-drop.md) of wnut17.
+Numbers are points of the task's metric (accuracy; entity F1 for wnut17; Spearman's correlation of cosines for stsb) between a student and its teacher, both in fp32 unless said, in brackets the paired 95 % interval over the texts of test. Of the recipe there are more seeds than one ({seeds}): ± is their standard deviation, the points and both ends of the interval are their means. Everything else is of one seed. The teachers (those of the first machine): {teachers}. "Mean of five" is over the classified sets. What sets the tagger's recipe apart was [chosen on the dev part](decisions/033-taggers-keep-the-lowest-and-drop.md) of wnut17.
 
 Rows of a table that differ by less than about a point are not told apart. The teachers are fine-tuned as BERT's authors do it, on labels alone, for 3 to 5 epochs; students begin where these end, and may pass them. Of stsb, the encoder MiniLM itself is the teacher, and there is no student without one. A dash stands for what was not run.
 
@@ -93,7 +96,7 @@ def _aims(found: Found) -> str:
             varied = found.mean({name: found.points(many(name, layers)) for name in CLASSIFIED})
             more = "" if varied is None else f", with {MANY['augment']} variants of each text {varied:+.1f}"
             lines.append(f"{_layers(layers)} {lost:+.1f}{spread} (aim -{aim}: {verdict}{more})")
-    encoder = found.points(recipe(ENCODED, 3))
+    encoder = found.of_seeds(ENCODED, 3)
     if encoder:
         verdict = "reached" if encoder.value >= -ENCODER_AIM else "missed"
         varied = found.points(replace(recipe(ENCODED, 3), settings=(("augment", 2),)))
@@ -167,7 +170,7 @@ def depth(found: Found) -> str:
     """Question 3."""
     told, slopes = [], []
     for name in (*CLASSIFIED, ENCODED):
-        known = {k: points for k in DEPTHS if (points := found.points(recipe(name, k)))}
+        known = {k: points for k in DEPTHS if (points := found.of_seeds(name, k))}
         enough = next((k for k, points in known.items() if points.high >= 0), None)
         told += [f"{name} {enough or f'more than {max(known)}'}"] if known else []
         slope = {way: _slope(found, name, way) for way in ("int8", "fp32")}
@@ -252,16 +255,14 @@ def _and(parts: Sequence[object]) -> str:
 
 def together(found: Found) -> str:
     """What it costs to train all depths at once."""
-    told, lost = [], []
+    told = []
     for data in (*CLASSIFIED, ENCODED):
-        pairs = [(found.points(one_run(data), depth), found.points(lowest(data, depth))) for depth in TOGETHER]
-        gaps = [shared.value - alone.value for shared, alone in pairs if shared and alone]
-        told += [f"{data} {statistics.mean(gaps):+.2f}"] if gaps else []
-        lost += [statistics.mean(gaps)] if gaps else []
-    verdict = f"{statistics.mean(lost):+.1f} points on the mean: " if lost else ""
+        pairs = {k: (found.points(one_run(data), k), found.points(lowest(data, k))) for k in TOGETHER}
+        gaps = {k: shared.value - alone.value for k, (shared, alone) in pairs.items() if shared and alone}
+        told += [f"{data} {statistics.mean(gaps.values()):+.2f} (of {_and(list(gaps))} layers)"] if gaps else []
     return f"""## 6. All depths from one training?
 
-`elastic` trains six depths in one run. Against each distilled alone, by `hidden` and of the same lowest layers: {verdict}{", ".join(told) or UNKNOWN}.
+`elastic` trains six depths in one run. Against each distilled alone, by `hidden` and of the same lowest layers, on the mean: {", ".join(told) or UNKNOWN}.
 CPU time against distilling the deepest alone: {", ".join(_costs(found)) or UNKNOWN}; [training_cost](results/training_cost.md) has that of a few rows.
 """  # noqa: E501
 
@@ -277,20 +278,21 @@ def _costs(found: Found) -> list[str]:
 
 def helped(found: Found) -> str:
     """What was tried beside the recipe."""
-    sets = (*CLASSIFIED, ENCODED)
-    pairs = {name: (found.points(recipe(name, 2)), found.points(many(name, 2))) for name in sets}
+    runs = {name: many(name, 2) for name in (*CLASSIFIED, ENCODED)}
+    pairs = {name: (found.beside(run), found.points(run)) for name, run in runs.items()}
     told = [f"{name} {less.value:+.1f} to {more.value:+.1f}" for name, (less, more) in pairs.items() if less and more]
+    faster = [f"{name} {p.value:+.1f}" for name, k in LARGER if k == 2 and (p := found.points(larger(name, k)))]
     return f"""## What helped, and what did not
 
-Many variants of the texts, where few layers are kept: 2 layers go from {", ".join(told) or UNKNOWN}, by `{many(ENCODED, 2).options}`.
-Runs of `hidden`, unless said, beside the recipe without these options. `--augment` N: the teacher is asked about N variants of every text too (words hidden or exchanged, parts, new pairs), so that an epoch has 1 + N times the texts; `--augment 2` is to be compared with 15 epochs instead of 5.{_minutes(found)}
+Many variants of the texts, where few layers are kept: 2 layers go from {", ".join(told) or UNKNOWN}, by `{many(ENCODED, 2).options}`; with `--lr 0.001` {", ".join(faster) or UNKNOWN}.
+`--augment` N: the teacher is asked about N variants of every text too (words hidden or exchanged, parts, new pairs), so that an epoch has 1 + N times the texts. `--augment 4 --epochs 1` takes as many steps as the recipe, `--augment 2` as many as 15 epochs.{_minutes(found)} The last column is what goes without these options, of the layers kept beside them (variants of a tagger that drops nothing, beside one that drops nothing; `logits` beside `logits`): seed 0 of a CPU, or, for what a GPU trained, the mean of the seeds trained there.
 """  # noqa: E501
 
 
 def _minutes(found: Found) -> str:
     """How long trainings with many variants took."""
     size = ("train_batch_size", MANY["train_batch_size"])
-    rows = [row for run in plan() if size in run.settings and (row := found.row(run))]
+    rows = [row for run in plan() if size in run.settings and (row := found.row(run)) and row.get("device") != "cpu"]
     if not rows:
         return ""
     least, most = (which(row["cpu_seconds"] for row in rows) / 60 for which in (min, max))

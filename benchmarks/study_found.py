@@ -19,7 +19,7 @@ ABSENT = "–"
 class Points:
     """A difference in points of the set's metric with its paired 95 % interval over the texts of test.
 
-    Of several seeds all three are means, and ``spread`` is the standard deviation of the difference.
+    Of several seeds these are the means of each one's, and ``spread`` is the standard deviation of the difference.
     """
 
     value: float
@@ -28,7 +28,7 @@ class Points:
     spread: float | None = None
 
     @classmethod
-    def of_seeds(cls, found: Sequence[Points]) -> Points | None:
+    def mean(cls, found: Sequence[Points]) -> Points | None:
         """What trainings of several seeds have together, or the one there is; None of none."""
         if len(found) < 2:
             return found[0] if found else None
@@ -62,15 +62,22 @@ class Found:
         """The row of a run, of several depths the one of so many layers."""
         return self.rows.get((run.name, run.layers[0] if layers is None else layers))
 
-    def one(self, run: Run, layers: int | None = None) -> Points | None:
+    def points(self, run: Run, layers: int | None = None) -> Points | None:
         """How far the student of one training is from its teacher, both in fp32."""
         row = self.row(run, layers)
         return Points(*row["points"]) if row else None
 
-    def points(self, run: Run, layers: int | None = None) -> Points | None:
-        """The same of all seeds of a training of seed 0, together."""
-        known = [self.one(replace(run, seed=seed), layers) for seed in (0, *SEEDS)]
-        return Points.of_seeds([points for points in known if points])
+    def of_seeds(self, data: str, layers: int) -> Points | None:
+        """The recipe's students of all seeds together; where one is missing, that of seed 0."""
+        known = [self.points(seeded(data, layers, seed)) for seed in SEEDS.get(layers, (0,))]
+        return Points.mean([points for points in known if points]) if all(known) else known[0]
+
+    def beside(self, run: Run) -> Points | None:
+        """What a run with settings of its own is compared with: the same without, of seeds trained where it was."""
+        without = [replace(run.without, seed=seed) for seed in SEEDS.get(run.layers[0], (0,))]
+        there = [one for one in without if _device(self.row(one)) == _device(self.row(run))]
+        known = [points for one in there if (points := self.points(one))]
+        return Points.mean(known) or self.points(run.without)
 
     def rounded(self, run: Run) -> Points | None:
         """How far int8 is from fp32."""
@@ -83,7 +90,7 @@ class Found:
 
     def by_seed(self, layers: int) -> list[float]:
         """For each seed the mean over the five classified sets of the recipe's students with so many layers."""
-        by_set = [{name: self.one(seeded(name, layers, seed)) for name in CLASSIFIED} for seed in (0, *SEEDS)]
+        by_set = [{name: self.points(seeded(name, layers, seed)) for name in CLASSIFIED} for seed in SEEDS[layers]]
         return [value for of_set in by_set if (value := self.mean(of_set)) is not None]
 
     def p50(self, name: str, precision: str, layers: int) -> float | None:
@@ -93,6 +100,11 @@ class Found:
     def teacher(self, name: str) -> Mapping[str, Any] | None:
         """The row of a set's teacher."""
         return self.row(teacher_of(name))
+
+
+def _device(row: Mapping[str, Any] | None) -> str | None:
+    # The first rows were all a CPU's.
+    return row.get("device", "cpu") if row else None
 
 
 def value(points: Points | None) -> float | None:

@@ -29,7 +29,6 @@ from study_plan import (
     lowest,
     many,
     plan,
-    recipe,
     shape,
     together,
 )
@@ -102,7 +101,7 @@ def _by_cut(found: Found, layers: int, methods: Sequence[str] = ("hidden", "logi
 
 
 def _depth(found: Found, pictures: Path) -> str:
-    of_set = [_series(data, {k: value(found.points(recipe(data, k))) for k in DEPTHS}) for data in SETS]
+    of_set = [_series(data, {k: value(found.of_seeds(data, k)) for k in DEPTHS}) for data in SETS]
     lines(pictures / "layers.svg", [one for one in of_set if one.x], "layers", POINTS, levels={"teacher": 0.0})
     drawn = []
     for data in SETS:
@@ -116,7 +115,7 @@ def _depth(found: Found, pictures: Path) -> str:
         lines(pictures / "depth.svg", [one for one in drawn if one.x], "p50 latency of one text in int8, ms", POINTS)
     rows = []
     for depth in DEPTHS:
-        points = {data: found.points(recipe(data, depth)) for data in SETS}
+        points = {data: found.of_seeds(data, depth) for data in SETS}
         rows.append([depth, *points.values(), found.mean(points)])
     times = [
         [precision, depth, *(_ms(found.p50(data, precision, depth)) for data in SETS)]
@@ -192,18 +191,20 @@ def _together(found: Found, pictures: Path) -> str:
 
 def _helped(found: Found, pictures: Path) -> str:
     """What was tried beside the recipe: every run with settings of its own, beside the recipe's."""
-    told = ((run, found.one(run)) for run in plan() if run.settings)
-    rows = [
-        [run.data, run.layers[0], run.keep, f"`{run.options}`", own, found.points(run.without)]
-        for run, own in told
-        if own
+    tried = sorted((run for run in plan() if run.settings), key=lambda run: (SETS.index(run.data), -run.layers[0]))
+    rows: list[list[object]] = [
+        [run.data, run.layers[0], run.keep, f"`{run.options}`", own, found.beside(run)]
+        for run in tried
+        if (own := found.points(run))
     ]
-    rows.sort(key=lambda row: (SETS.index(str(row[0])), -int(str(row[1]))))
-    ways = {"the recipe": recipe, f"and {MANY['augment']} variants of each text": many}
-    drawn = [_bars_of(name, {data: found.points(way(data, 2)) for data in SETS}) for name, way in ways.items()]
+    runs = {data: many(data, 2) for data in SETS}
+    drawn = [
+        _bars_of("the recipe", {data: found.beside(run) for data, run in runs.items()}),
+        _bars_of(f"and {MANY['augment']} variants of each text", {data: found.points(runs[data]) for data in SETS}),
+    ]
     bars(pictures / "variants.svg", SETS, [one for one in drawn if one.x], POINTS)
     picture = "![Points to the teacher at two layers, by the recipe and with many variants](study/variants.svg)\n"
-    heads = ["set", "layers", "kept", "asked of `edgebert distill`", "points", "points without"]
+    heads = ["set", "layers", "kept", "asked of `edgebert distill`", "points", "the recipe's"]
     return "\n".join([answers.helped(found), picture, table(heads, rows)])
 
 

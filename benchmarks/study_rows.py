@@ -20,6 +20,11 @@ def parse(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
+def end_of(run: str) -> str:
+    """The line that follows the rows of a run in what `study_run.py` prints."""
+    return f"done: {run}\n"
+
+
 def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Add rows at a file's end."""
     path.parent.mkdir(parents=True, exist_ok=True)

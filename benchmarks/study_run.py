@@ -2,8 +2,8 @@
 
     python benchmarks/study_run.py FOLDER DATA < NAMES
 
-NAMES are runs' of `study_plan.py`, a line each; after the rows of each comes an empty line. FOLDER keeps the teachers,
-and the students whose int8 is asked for.
+NAMES are runs' of `study_plan.py`, a line each; after the rows of each comes a line that says so. FOLDER keeps the
+teachers, and the students whose int8 is asked for.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import study_rows
+import torch
 from study_plan import ENCODED, FFN, FULL, Run, plan, rounded_runs, teacher_of, teacher_place
 
 from edgebert import build
@@ -49,7 +51,7 @@ def main() -> None:
         run = runs[line.strip()]
         for row in rows(run, folder, data / run.data):
             print(json.dumps(row))
-        print(flush=True)
+        print(study_rows.end_of(run.name), end="", flush=True)
 
 
 def rows(run: Run, folder: Path, place: Path) -> Iterator[dict[str, Any]]:
@@ -85,13 +87,15 @@ def teacher_checkpoint(name: str, folder: Path, place: Path) -> Artifact:
         (made,) = build.distill(MODEL, place, [FULL], work, recipe)
         out.parent.mkdir(parents=True, exist_ok=True)
         made.path.rename(out)
+        # Of another teacher.
+        _kept_scores(name, folder).unlink(missing_ok=True)
         shutil.rmtree(work)
     return open_checkpoint(str(out))
 
 
 def _teachers_scores(name: str, folder: Path, place: Path, data: Data) -> Scores:
     """What the teacher's metric on test is computed from; kept, since every student is compared with it."""
-    kept = folder / "teachers" / f"{name}-scores.json"
+    kept = _kept_scores(name, folder)
     if not kept.exists():
         found = _scores(teacher_checkpoint(name, folder, place), data)
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +104,10 @@ def _teachers_scores(name: str, folder: Path, place: Path, data: Data) -> Scores
         part.rename(kept)
     known = json.loads(kept.read_text())
     return Scores(known["metric"], np.asarray(known["rows"]))
+
+
+def _kept_scores(name: str, folder: Path) -> Path:
+    return folder / "teachers" / f"{name}-scores.json"
 
 
 def _students(run: Run, folder: Path, place: Path, work: Path) -> list[Artifact]:
@@ -137,23 +145,23 @@ def _row(run: Run, checkpoint: Artifact, data: Data, teacher: Scores) -> dict[st
         "fp32": value(scores), "teacher": value(teacher), "points": points(difference(scores, teacher)),
         "dev": training.get("value"), "best_step": training.get("step"), "texts": len(scores.rows),
         "parameters": sizes.parameters(shape_of(checkpoint)),
-        "date": str(datetime.datetime.now(datetime.UTC).date()), "device": _device(), "cpu": facts["cpu"],
+        "date": str(datetime.datetime.now(datetime.UTC).date()), "device": _name_of(_device()), "cpu": facts["cpu"],
         "versions": facts["versions"],
     }  # fmt: skip
 
 
-def _device() -> str:
-    """What the training ran on."""
-    import torch
+def _device() -> torch.device:
+    """What trains: the Trainer takes a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _scores(checkpoint: Artifact, data: Data) -> Scores:
     """In fp32, where it was trained, by one thread."""
-    import torch
-
-    module = load_module(checkpoint, for_training=True).to("cuda" if torch.cuda.is_available() else "cpu")
+    module = load_module(checkpoint, for_training=True).to(_device())
     session = TorchSession(checkpoint, module, SessionConfig(threads=1))
     return judged(Model(checkpoint, session, TextTokenizer(checkpoint)), data)
 

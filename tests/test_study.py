@@ -1,4 +1,4 @@
-"""The study's plan, its runner, one of its trainings on a tiny model, and the page that its rows give."""
+"""The study's plan, one of its trainings on a tiny model, and the page that its rows give."""
 
 from __future__ import annotations
 
@@ -14,20 +14,9 @@ import tiny
 from commands import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
-study, study_page, study_plan, study_rows, study_run = (
-    importlib.import_module(name) for name in ("study", "study_page", "study_plan", "study_rows", "study_run")
+study_found, study_page, study_plan, study_rows, study_run = (
+    importlib.import_module(f"study_{name}") for name in ("found", "page", "plan", "rows", "run")
 )
-
-FAKE = """
-import json, sys
-for line in sys.stdin:
-    name = line.strip()
-    if "wnut17" in name:
-        raise SystemExit("too hot")
-    print("noise")
-    print(json.dumps({"run": name, "layers": 3, "fp32": 0.8, "points": [-1.0, -2.0, 0.0], "cpu_seconds": 5}))
-    print(flush=True)
-"""
 
 
 def test_every_run_has_a_name_of_its_own() -> None:
@@ -71,12 +60,12 @@ def test_the_page_is_made_of_the_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "| 3 | -0.4 (-1.4 to +0.6) |" in page
     assert "1.12" in page
     # One run's rows and the runs of single depths were given the same points.
-    assert "banking77 +0.00" in page
+    assert "banking77 +0.00 (of 1, 2, 3, 4, 5 and 6 layers)" in page
     assert "| banking77, one run | -0.1 | -0.2 | -0.4 | -0.5 | -0.6 | -0.8 | -0.4 |" in page
     # Of layers that are cut as the recipe cuts them, by answers alone.
     assert "| alternate, logits |" in page
     assert "- `elastic-l1.2.3.4.5.6-teacher`: wnut17" in page
-    for name in ("methods", "cuts", "layers", "depth", "width", "int8"):
+    for name in ("methods", "cuts", "layers", "depth", "width", "int8", "variants"):
         assert "</svg>" in (tmp_path / "study" / f"{name}.svg").read_text("utf-8")
         assert f"(study/{name}.svg)" in page
 
@@ -94,18 +83,34 @@ def test_every_run_is_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [run.name for i, run in enumerate(runs, 1) if f"{i / 10:+.1f}" not in cells] == []
 
 
-def test_seeds_are_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {0: -1.0, 1: -2.0, 2: -3.0}
-    made = [row(study_plan.seeded(data, 2, seed), 2, at) for data in study_plan.SETS for seed, at in found.items()]
+def test_seeds_are_one_cell_where_all_are_there(tmp_path: Path) -> None:
+    at = {0: -1.0, 1: -2.0, 2: -3.0}
+    made = [row(study_plan.seeded(data, 2, seed), 2, at[seed]) for data in study_plan.CLASSIFIED for seed in at]
     study_rows.append(tmp_path / "rows.jsonl", made)
-    nowhere = str(tmp_path / "latencies.json")
-    monkeypatch.setattr(
-        sys, "argv", ["page", "--rows", str(tmp_path / "rows.jsonl"), "--latencies", nowhere, "--out", str(tmp_path)]
-    )
-    study_page.main()
-    page = (tmp_path / "study.md").read_text("utf-8")
-    assert "2 layers -2.0 ±1.0 (aim -1.5: missed)" in page
-    assert "| 2 | -2.0 ±1.0 (-3.0 to -1.0) |" in page
+    found = study_found.Found.read(tmp_path / "rows.jsonl", tmp_path / "latencies.json")
+    assert str(found.of_seeds("sst2_sent", 2)) == "-2.0 ±1.0 (-3.0 to -1.0)"
+    assert found.by_seed(2) == [-1.0, -2.0, -3.0]
+    study_rows.append(tmp_path / "less.jsonl", made[:-1])
+    less = study_found.Found.read(tmp_path / "less.jsonl", tmp_path / "latencies.json")
+    assert str(less.of_seeds("wnut17", 2)) == "-1.0 (-2.0 to +0.0)"
+    assert less.by_seed(2) == [-1.0, -2.0]
+
+
+def test_a_run_is_beside_what_was_trained_where_it_was(tmp_path: Path) -> None:
+    plain, varied = study_plan.recipe("stsb", 2), study_plan.many("stsb", 2)
+    made = [row(plain, 2, -5.0), *({**row(study_plan.seeded("stsb", 2, n), 2, -n), "device": "GPU"} for n in (1, 2))]
+    study_rows.append(tmp_path / "rows.jsonl", [*made, {**row(varied, 2, -1.0), "device": "GPU"}])
+    found = study_found.Found.read(tmp_path / "rows.jsonl", tmp_path / "latencies.json")
+    assert found.beside(varied).value == -1.5
+    few = study_plan.fresh("stsb", 2)
+    study_rows.append(tmp_path / "rows.jsonl", [row(few, 2, -1.0)])
+    found = study_found.Found.read(tmp_path / "rows.jsonl", tmp_path / "latencies.json")
+    assert found.beside(few).value == -5.0
+
+
+def test_options_are_what_one_types() -> None:
+    run = study_plan.Run("sst2_sent", "logits", (2,), settings=(("epochs", 5), ("train_batch_size", 256), ("lr", 1e-3)))
+    assert run.options == "--method logits --train-batch-size 256 --lr 0.001"
 
 
 def test_settings_are_compared_with_what_goes_without_them() -> None:
@@ -118,34 +123,6 @@ def test_the_committed_page_is_what_the_committed_rows_give(tmp_path: Path, monk
     monkeypatch.setattr(sys, "argv", ["study_page.py", "--out", str(tmp_path)])
     study_page.main()
     assert (tmp_path / "study.md").read_text("utf-8") == (ROOT / "docs" / "study.md").read_text("utf-8")
-
-
-def test_what_is_done_is_not_run_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "study_run.py").write_text(FAKE)
-    monkeypatch.setattr(study, "HERE", tmp_path)
-    rows = tmp_path / "rows.jsonl"
-    command = ["study.py", str(tmp_path), str(tmp_path), "--rows", str(rows), "--only", "logits-l3-teacher-alternate"]
-
-    def ran(*more: str) -> list[str]:
-        monkeypatch.setattr(sys, "argv", [*command, *more])
-        with pytest.raises(SystemExit) as ended:
-            study.main()
-        # One of six fails, says why, and holds up none of the others.
-        assert ended.value.code == 1
-        error = capsys.readouterr().err
-        assert "wnut17-logits-l3-teacher-alternate failed" in error
-        assert "too hot" in error
-        return [one["run"] for one in study_rows.read(rows)]
-
-    found = ran()
-    assert len(found) == len(set(found)) == 5
-    assert ran() == found
-    monkeypatch.setattr(sys, "argv", [*command, "--minutes", "0"])
-    with pytest.raises(SystemExit) as ended:
-        study.main()
-    assert ended.value.code == 0
 
 
 def test_one_training_is_judged_beside_its_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
