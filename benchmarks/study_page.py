@@ -26,11 +26,13 @@ from study_plan import (
     SHAPES,
     TOGETHER,
     Run,
+    compared,
     lowest,
     many,
     plan,
     shape,
     together,
+    tried,
 )
 from study_plots import Series, bars, lines
 
@@ -55,7 +57,7 @@ def by_method(method: str, data: str, layers: int) -> tuple[Run, int]:
     """The run that trains a depth by a method, and the depth."""
     if method == "elastic":
         return together(data), layers
-    return Run(data, method, (layers,), "pre-trained" if method == "none" else "teacher"), layers
+    return compared(data, method, layers, "pre-trained" if method == "none" else "teacher"), layers
 
 
 def _needed(found: Found, pictures: Path) -> str:
@@ -73,11 +75,11 @@ def _needed(found: Found, pictures: Path) -> str:
 
 def _cuts(found: Found, pictures: Path) -> str:
     starts: dict[str, dict[str, Points | None]] = {
-        f"{keep}, fine-tuned": {data: found.points(Run(data, "hidden", (MIDDLE,), keep=keep)) for data in SETS}
+        f"{keep}, fine-tuned": {data: found.points(compared(data, "hidden", MIDDLE, keep=keep)) for data in SETS}
         for keep in CUTS
     }
     for start, name in (("pre-trained", "first, pre-trained"), ("scratch", answers.SCRATCH)):
-        starts[name] = {data: found.points(Run(data, "hidden", (MIDDLE,), start)) for data in SETS}
+        starts[name] = {data: found.points(compared(data, "hidden", MIDDLE, start)) for data in SETS}
     drawn = [_bars_of(name, of_set) for name, of_set in starts.items()]
     bars(pictures / "cuts.svg", SETS, [one for one in drawn if one.x], POINTS)
     rows = [[f"{name}, hidden", *of_set.values(), found.mean(of_set)] for name, of_set in starts.items()]
@@ -94,7 +96,7 @@ def _by_cut(found: Found, layers: int, methods: Sequence[str] = ("hidden", "logi
     rows: list[list[object]] = []
     for method in methods:
         for keep in CUTS:
-            of_set = {data: found.points(Run(data, method, (layers,), keep=keep)) for data in SETS}
+            of_set = {data: found.points(compared(data, method, layers, keep=keep)) for data in SETS}
             if any(of_set.values()):
                 rows.append([f"{keep}, {method}", *of_set.values(), found.mean(of_set)])
     return rows
@@ -191,16 +193,16 @@ def _together(found: Found, pictures: Path) -> str:
 
 def _helped(found: Found, pictures: Path) -> str:
     """What was tried beside the recipe: every run with settings of its own, beside the recipe's."""
-    tried = sorted((run for run in plan() if run.settings), key=lambda run: (SETS.index(run.data), -run.layers[0]))
+    runs = sorted(tried(), key=lambda run: (SETS.index(run.data), -run.layers[0]))
     rows: list[list[object]] = [
         [run.data, run.layers[0], run.keep, f"`{run.options}`", own, found.beside(run)]
-        for run in tried
+        for run in runs
         if (own := found.points(run))
     ]
-    runs = {data: many(data, 2) for data in SETS}
+    varied = {data: many(data, 2) for data in SETS}
     drawn = [
-        _bars_of("the recipe", {data: found.beside(run) for data, run in runs.items()}),
-        _bars_of(f"and {MANY['augment']} variants of each text", {data: found.points(runs[data]) for data in SETS}),
+        _bars_of("the recipe", {data: found.beside(run) for data, run in varied.items()}),
+        _bars_of(f"{MANY['augment']} variants of each text", {data: found.points(run) for data, run in varied.items()}),
     ]
     bars(pictures / "variants.svg", SETS, [one for one in drawn if one.x], POINTS)
     picture = "![Points to the teacher at two layers, by the recipe and with many variants](study/variants.svg)\n"

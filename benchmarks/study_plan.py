@@ -104,14 +104,26 @@ def plan() -> list[Run]:
     ordered += [lowest(data, layers) for layers in (3, 1, 2) for data in SETS]
     ordered += [*_kept(), *_methods(3, SETS), *(together(data) for data in BOTH)]
     ordered += [run for data in BOTH for run in _cuts(data)]
-    ordered += [*_settings(), *shaped(), *_many_variants()]
-    ordered += [recipe(data, layers) for layers in (4, 5) for data in SETS]
+    ordered += [*tried(), *shaped()]
+    ordered += [recipe(data, layers) for layers in DEPTHS for data in SETS]
     ordered += [*_methods(1, SETS), *(together(data) for data in SETS)]
     ordered += [lowest(data, layers) for layers in TOGETHER for data in BOTH]
     ordered += [run for sets in (BOTH, SETS) for layers in (2, 5, 4) for run in _methods(layers, sets)]
-    ordered += [lowest(data, 4) for data in SETS]
-    ordered += [seeded(data, layers, seed) for layers, seeds in SEEDS.items() for seed in seeds for data in SETS]
+    ordered += [lowest(data, layers) for layers in (4, 5) for data in SETS]
+    ordered += [compared(ENCODED, "hidden", 4, keep="alternate")]
+    ordered += [seeded(data, layers, seed) for layers, seeds in SEEDS.items() for seed in seeds for data in CLASSIFIED]
     return list(dict.fromkeys(ordered))
+
+
+def tried() -> list[Run]:
+    """What was tried beside the recipe: trainings with settings of their own."""
+    return [*_settings(), *_many_variants()]
+
+
+def compared(data: str, method: str, layers: int, start: str = "teacher", keep: str = "first") -> Run:
+    """A training by which methods or cuts are compared: of the encoder by smaller steps than its recipe takes."""
+    settings = (("lr", 1e-4),) if data == ENCODED else ()
+    return Run(data, method, (layers,), start, keep, settings=settings)
 
 
 def recipe(data: str, layers: int) -> Run:
@@ -123,7 +135,7 @@ def recipe(data: str, layers: int) -> Run:
 
 def lowest(data: str, layers: int) -> Run:
     """The same of the teacher's lowest layers: methods and settings are compared so."""
-    return Run(data, "hidden", (layers,))
+    return compared(data, "hidden", layers)
 
 
 def seeded(data: str, layers: int, seed: int) -> Run:
@@ -142,7 +154,7 @@ def _methods(layers: int, sets: Sequence[str]) -> Iterator[Run]:
     for data in sets:
         if data != ENCODED:
             yield Run(data, "none", (layers,), "pre-trained")
-        yield Run(data, "logits", (layers,))
+        yield compared(data, "logits", layers)
 
 
 def _kept() -> Iterator[Run]:
@@ -150,12 +162,12 @@ def _kept() -> Iterator[Run]:
     for method, layers, keep in (
         ("hidden", 3, "alternate"), ("hidden", 2, "alternate"), ("logits", 3, "alternate"),
     ):  # fmt: skip
-        yield from (Run(data, method, (layers,), keep=keep) for data in SETS)
+        yield from (compared(data, method, layers, keep=keep) for data in SETS)
 
 
 def together(data: str) -> Run:
     """All depths from one training."""
-    return Run(data, "elastic", TOGETHER)
+    return replace(compared(data, "elastic", FULL), layers=TOGETHER)
 
 
 def _cuts(data: str) -> Iterator[Run]:
@@ -192,7 +204,9 @@ def _settings() -> Iterator[Run]:
     # What three times the steps bring without variants.
     yield replace(recipe("qnli_small", 2), settings=(("epochs", 15),))
     yield from (replace(recipe(data, 2), settings=(("augment", 2),)) for data in CLASSIFIED if data != TAGGED)
-    yield replace(recipe(ENCODED, 3), settings=(("augment", 2),))
+    encoder = recipe(ENCODED, 3)
+    yield replace(encoder, settings=(("augment", 2), ("lr", 1e-4)))
+    yield from (replace(encoder, settings=(("lr", lr),)) for lr in (1e-4, 3e-4, 3e-3))
     yield replace(recipe("qnli_small", 2), settings=(("augment", 8), ("epochs", 2)))
 
 

@@ -45,17 +45,24 @@ def test_who_drops_and_at_which_rate(tmp_path: Path) -> None:
         tiny.checkpoint(tmp_path / "many", labels=[str(i) for i in range(11)]),
     )
     wide = tiny.checkpoint(tmp_path / "wide", labels=[str(i) for i in range(11)], size=tiny.Size(hidden=520, heads=4))
-    sources = [open_checkpoint(str(place)) for place in (few, many, wide)]
+    encoders = [
+        tiny.checkpoint(
+            tmp_path / f"encoder-{hidden}", task="feature-extraction", size=tiny.Size(hidden=hidden, heads=4)
+        )
+        for hidden in (512, 520)
+    ]
+    sources = [open_checkpoint(str(place)) for place in (few, many, wide, *encoders)]
 
     def filled(config: TrainConfig) -> list[tuple[float | None, float | None]]:
         return [(one.lr, one.dropout) for one in (settled(config, source) for source in sources)]
 
-    assert filled(TrainConfig()) == [(1e-4, 0.0), (3e-4, 0.0), (1e-4, 0.0)]
-    assert filled(TrainConfig(method="none")) == [(1e-4, None), (3e-4, None), (1e-4, None)]
-    assert filled(TrainConfig(method="none", dropout=0.0, lr=1.0)) == [(1.0, 0.0)] * 3
-    assert filled(TrainConfig(dropout=0.2, lr=2.0)) == [(2.0, 0.2)] * 3
+    rates = [1e-4, 3e-4, 1e-4, 1e-3, 1e-4]
+    assert filled(TrainConfig()) == [(rate, 0.0) for rate in rates]
+    assert filled(TrainConfig(method="none")) == [(rate, None) for rate in rates]
+    assert filled(TrainConfig(method="none", dropout=0.0, lr=1.0)) == [(1.0, 0.0)] * 5
+    assert filled(TrainConfig(dropout=0.2, lr=2.0)) == [(2.0, 0.2)] * 5
     assert settled(settled(TrainConfig(), sources[1]), sources[0]).lr == 3e-4, "what is settled stays"
-    assert filled(teacher_recipe(384, 77)) == [(2e-4, None)] * 3
+    assert filled(teacher_recipe(384, 77)) == [(2e-4, None)] * 5
 
 
 def test_taggers_drop_what_their_checkpoint_says_and_keep_the_lowest_layers(tmp_path: Path) -> None:

@@ -283,7 +283,8 @@ def training(function: F) -> F:
                 "--lr",
                 type=click.FloatRange(0, min_open=True),
                 default=None,
-                help="Peak learning rate [default: 1e-4, of many classes 3e-4; the teacher 5e-5 and 2e-4].",
+                help="Peak learning rate [default: 1e-4, of many classes 3e-4, of sentence encoders 1e-3; "
+                "the teacher 5e-5 and 2e-4].",
             ),
             click.option(
                 "--temperature",

@@ -71,15 +71,22 @@ def teacher_recipe(hidden: int, labels: int) -> TrainConfig:
 def settled(config: TrainConfig, source: Artifact) -> TrainConfig:
     """The settings with a rate and a dropout, for the checkpoint that is trained, wherever they were not given.
 
-    docs/decisions/026-students-drop-nothing-and-take-larger-steps.md has the measurements, 033 those of taggers.
+    docs/decisions/026-students-drop-nothing-and-take-larger-steps.md has the measurements, 033 those of taggers, 035
+    those of sentence encoders.
     """
-    lr, dropout = config.lr, config.dropout
-    if lr is None:
-        many = source.manifest.architecture.hidden <= _NARROW and len(source.manifest.labels) > _FEW
-        lr = 3e-4 if many else 1e-4
+    dropout = config.dropout
+    lr = _rate(source.manifest) if config.lr is None else config.lr
     if dropout is None and method_named(config.method).needs_teacher and problem_of(source.manifest).data != "tags":
         dropout = 0.0
     return replace(config, lr=lr, dropout=dropout)
+
+
+def _rate(manifest: Manifest) -> float:
+    if manifest.architecture.hidden > _NARROW:
+        return 1e-4
+    if manifest.pooling is not None:
+        return 1e-3
+    return 3e-4 if len(manifest.labels) > _FEW else 1e-4
 
 
 # Hidden width up to which an encoder counts as narrow, and labels up to which they are few.
