@@ -78,7 +78,12 @@ class Run:
 
     @property
     def without(self) -> Run:
-        """What tells what its settings bring: the run without them, but with a dropout that only goes with them."""
+        """What tells what its settings bring: the run without them, but with a dropout that only goes with them.
+
+        Without settings, what tells what its method brings.
+        """
+        if not self.settings:
+            return replace(self, method="hidden")
         dropout = tuple(setting for setting in self.settings if setting[0] == "dropout")
         return replace(self, settings=dropout if dropout != self.settings else ())
 
@@ -110,7 +115,6 @@ def plan() -> list[Run]:
     ordered += [lowest(data, layers) for layers in TOGETHER for data in BOTH]
     ordered += [run for sets in (BOTH, SETS) for layers in (2, 5, 4) for run in _methods(layers, sets)]
     ordered += [lowest(data, layers) for layers in (4, 5) for data in SETS]
-    ordered += [compared(ENCODED, "hidden", 4, keep="alternate")]
     ordered += [seeded(data, layers, seed) for layers, seeds in SEEDS.items() for seed in seeds for data in CLASSIFIED]
     return list(dict.fromkeys(ordered))
 
@@ -206,7 +210,10 @@ def _settings() -> Iterator[Run]:
     yield from (replace(recipe(data, 2), settings=(("augment", 2),)) for data in CLASSIFIED if data != TAGGED)
     encoder = recipe(ENCODED, 3)
     yield replace(encoder, settings=(("augment", 2), ("lr", 1e-4)))
-    yield from (replace(encoder, settings=(("lr", lr),)) for lr in (1e-4, 3e-4, 3e-3))
+    yield from (replace(encoder, settings=(("lr", lr),)) for lr in (3e-4, 3e-3))
+    yield from (replace(recipe(ENCODED, layers), settings=(("lr", 1e-4),)) for layers in DEPTHS)
+    yield replace(encoder, method="relations")
+    yield replace(encoder, method="relations", settings=(("lr", 1e-4),))
     yield replace(recipe("qnli_small", 2), settings=(("augment", 8), ("epochs", 2)))
 
 
