@@ -3,7 +3,8 @@
     python benchmarks/study_latency.py [FOLDER [DATA]] [--sets sst2_sent,...] [--threads 1] [--rounds 10]
 
 Texts are those of each set's test, one a call. Milliseconds at the median go to docs/study/latencies.json, by set,
-precision and depth, with the conditions; of the shapes that are compared with depths, by shape.
+precision and depth, with the conditions; of the shapes that are compared with depths, by shape. A set keeps the times
+it has where not all of its artifacts are in FOLDER.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ def main() -> None:
     asked = parser.parse_args()
     logging.getLogger("edgebert").setLevel(logging.ERROR)
     for name in asked.sets.split(","):
+        gone = [run.name for run in rounded_runs() if run.data == name and not _places(run, asked.folder)]
+        if gone:
+            print(f"{name}: not timed, since {len(gone)} of its models are not in {asked.folder}: {gone[0]}, ...")
+            continue
         found = _measured(name, asked)
         known = json.loads(asked.out.read_text("utf-8")) if asked.out.exists() else {}
         asked.out.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +58,7 @@ def main() -> None:
 
 def _measured(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds by what `study_found.py` asks for, with the conditions and the machine."""
-    artifacts = list(_artifacts(name, asked.folder / "artifacts"))
+    artifacts = list(_artifacts(name, asked.folder))
     texts = [text_of(row) for row in read(asked.data / name).test]
     contenders = [Contender(artifact.path, artifact.manifest.target) for _, artifact in artifacts]
     result = measure(contenders, texts, BenchConfig(threads=asked.threads, rounds=asked.rounds))
@@ -72,8 +77,13 @@ def _measured(name: str, asked: argparse.Namespace) -> dict[str, Any]:
 def _artifacts(name: str, folder: Path) -> Iterator[tuple[Run, Artifact]]:
     """What was kept of a set, with the run it is of."""
     for run in rounded_runs():
-        for place in sorted((folder / run.name).glob("*")) if run.data == name else ():
+        for place in _places(run, folder) if run.data == name else ():
             yield run, Artifact.open(place)
+
+
+def _places(run: Run, folder: Path) -> list[Path]:
+    """Where `study_int8.py` keeps what it exports of a run's model."""
+    return sorted((folder / "artifacts" / run.name).glob("*"))
 
 
 if __name__ == "__main__":

@@ -125,6 +125,18 @@ def test_the_committed_page_is_what_the_committed_rows_give(tmp_path: Path, monk
     assert (tmp_path / "study.md").read_text("utf-8") == (ROOT / "docs" / "study.md").read_text("utf-8")
 
 
+def test_times_are_kept_where_artifacts_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study_latency = importlib.import_module("study_latency")
+    times = tmp_path / "latencies.json"
+    times.write_text('{"stsb": {"fp32": {"1": 0.5}}}')
+    monkeypatch.setattr(sys, "argv", ["study_latency.py", str(tmp_path), "--sets", "stsb", "--out", str(times)])
+    study_latency.main()
+    assert json.loads(times.read_text()) == {"stsb": {"fp32": {"1": 0.5}}}
+    assert "stsb: not timed" in capsys.readouterr().out
+
+
 def test_one_training_is_judged_beside_its_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_run, "MODEL", str(tiny.checkpoint(tmp_path / "model", layers=6)))
     place = tiny.labelled(tmp_path / "sst2_sent")
