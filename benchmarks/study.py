@@ -4,8 +4,9 @@
 
 Runs what `study_plan.py` lists and no row is there for, in as many processes of one thread as there are processors: two
 trainings of one thread each are done in two thirds of the time (by hand) that two need one after the other with two
-threads. A run that was cut off goes on; a row is written when its run is done. Where there is a GPU, all
-train on it, and share it better where `nvidia-cuda-mps-control -d` was called before.
+threads. A run that was cut off goes on; a row is written when its run is done. Where there is a GPU, all train on it,
+and share it better where `nvidia-cuda-mps-control -d` was called before.
+
 FOLDER keeps teachers and some students: `study_int8.py` exports and judges these, `study_latency.py` times them,
 `study_page.py` writes the page.
 """
@@ -94,8 +95,8 @@ class _Queue:
             self._pending.discard(data)
             self._changed.notify_all()
 
-    def without(self, data: str) -> list[Run]:
-        """Give up a set's runs, whose teacher failed: those left of them."""
+    def give_up(self, data: str) -> list[Run]:
+        """Take out what is left of a set, whose teacher failed."""
         with self._changed:
             left = [run for run in self._runs if run.data == data]
             self._runs = [run for run in self._runs if run.data != data]
@@ -163,7 +164,7 @@ class _Runner:
     def _failed(self, run: Run, why: str) -> None:
         if self._stopped:
             return
-        lost = self._queue.without(run.data) if run.is_teacher else []
+        lost = self._queue.give_up(run.data) if run.is_teacher else []
         with self._lock:
             self.failed += [one.name for one in (run, *lost)]
             students = f", and with it {len(lost)} students" if lost else ""

@@ -71,7 +71,7 @@ def _machines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """How many runs were made by which machine and versions."""
     made: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
-        device = "" if row.get("device", "cpu") == "cpu" else f"{row['device']} beside "
+        device = "" if row["device"] == "cpu" else f"{row['device']} beside "
         versions = (f"{name} {row['versions'].get(name, '')}" for name in ("torch", "transformers"))
         made.setdefault((f"{device}{row['cpu']}", *versions), set()).add(row["run"])
     return [f"{len(runs)} runs on {', '.join(which)}" for which, runs in made.items()]
@@ -288,7 +288,7 @@ Many variants of the texts, where few layers are kept: 2 layers go from {", ".jo
 def _minutes(found: Found) -> str:
     """How long trainings with many variants took."""
     size = ("train_batch_size", MANY["train_batch_size"])
-    rows = [row for run in plan() if size in run.settings and (row := found.row(run)) and row.get("device") != "cpu"]
+    rows = [row for run in plan() if size in run.settings and (row := found.row(run)) and row["device"] != "cpu"]
     if not rows:
         return ""
     least, most = (which(row["cpu_seconds"] for row in rows) / 60 for which in (min, max))

@@ -75,7 +75,8 @@ class Found:
     def beside(self, run: Run) -> Points | None:
         """What a run with settings of its own is compared with: the same without, of seeds trained where it was."""
         without = [replace(run.without, seed=seed) for seed in SEEDS.get(run.layers[0], (0,))]
-        there = [one for one in without if _device(self.row(one)) == _device(self.row(run))]
+        own = self.row(run)
+        there = [one for one in without if own and (row := self.row(one)) and row["device"] == own["device"]]
         known = [points for one in there if (points := self.points(one))]
         return Points.mean(known) or self.points(run.without)
 
@@ -100,11 +101,6 @@ class Found:
     def teacher(self, name: str) -> Mapping[str, Any] | None:
         """The row of a set's teacher."""
         return self.row(teacher_of(name))
-
-
-def _device(row: Mapping[str, Any] | None) -> str | None:
-    # The first rows were all a CPU's.
-    return row.get("device", "cpu") if row else None
 
 
 def value(points: Points | None) -> float | None:

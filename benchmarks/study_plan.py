@@ -32,13 +32,13 @@ SHAPES = ((3, 1536), (6, 384), (4, 1536), (6, 768))
 FFN = 1536
 # What a student is trained for unless told.
 EPOCHS = 5
-# By larger steps than those: where, and for how many epochs.
+# As many variants as TinyBERT's (Jiao et al. 2020, section 3.3), in batches of a GPU's size.
+MANY = {"augment": 20, "train_batch_size": 256, "lr": 3e-4}
+# Where they were tried by larger steps, and for how many epochs.
 LARGER = {
     ("qnli_small", 2): 5, ("sst2_sent", 2): 5, (TAGGED, 2): 5, (ENCODED, 2): 3,
     (TAGGED, 1): 5, (ENCODED, 1): 3, ("banking77", 1): 4,
 }  # fmt: skip
-# As many variants as TinyBERT's (Jiao et al. 2020, section 3.3).
-MANY = {"augment": 20, "train_batch_size": 256, "lr": 3e-4}
 
 
 @dataclass(frozen=True)
@@ -218,17 +218,17 @@ def _settings() -> Iterator[Run]:
 
 
 def many(data: str, layers: int) -> Run:
-    """The recipe with far more variants, in batches of a GPU's size."""
+    """The recipe with far more variants."""
     return replace(recipe(data, layers), settings=tuple(MANY.items()))
 
 
 def larger(data: str, layers: int) -> Run:
     """The same by larger steps."""
-    settings = {**MANY, "lr": 1e-3}
-    return replace(
-        recipe(data, layers),
-        settings=(("augment", settings.pop("augment")), ("epochs", LARGER[data, layers]), *settings.items()),
-    )
+    return replace(recipe(data, layers), settings=_many_for(LARGER[data, layers], 1e-3))
+
+
+def _many_for(epochs: int, lr: float) -> tuple[tuple[str, float], ...]:
+    return tuple({"augment": MANY["augment"], "epochs": epochs, **MANY, "lr": lr}.items())
 
 
 def _many_variants() -> Iterator[Run]:
@@ -238,9 +238,9 @@ def _many_variants() -> Iterator[Run]:
     yield replace(pairs, settings=(("epochs", 20), *MANY.items()))
     yield from (many(data, 2) for data in SETS)
     yield from (many(data, 1) for data in (*BOTH, TAGGED))
-    same = (("augment", 20), ("epochs", 5), ("train_batch_size", 256))
-    yield replace(pairs, keep="first", settings=(*same, ("lr", 3e-4)))
-    yield replace(tags, keep="alternate", settings=(*same, ("lr", 3e-4)))
+    # Of the other layers.
+    yield replace(pairs, keep="first", settings=_many_for(EPOCHS, MANY["lr"]))
+    yield replace(tags, keep="alternate", settings=_many_for(EPOCHS, MANY["lr"]))
     yield replace(tags, settings=(("augment", 8), ("epochs", 5), ("train_batch_size", 64), ("lr", 3e-4)))
     yield from (larger(data, layers) for data, layers in LARGER)
     for layers in (3, 2):

@@ -13,6 +13,8 @@ import pytest
 import tiny
 from commands import ROOT
 
+from edgebert.training.plan import TrainConfig
+
 sys.path.append(str(ROOT / "benchmarks"))
 study_found, study_page, study_plan, study_rows, study_run = (
     importlib.import_module(f"study_{name}") for name in ("found", "page", "plan", "rows", "run")
@@ -110,6 +112,7 @@ def test_a_run_is_beside_what_was_trained_where_it_was(tmp_path: Path) -> None:
 
 def test_options_are_what_one_types() -> None:
     run = study_plan.Run("sst2_sent", "logits", (2,), settings=(("epochs", 5), ("train_batch_size", 256), ("lr", 1e-3)))
+    assert TrainConfig().epochs == study_plan.EPOCHS, "what is left out of the options is what goes without saying"
     assert run.options == "--method logits --train-batch-size 256 --lr 0.001"
 
 

@@ -104,9 +104,7 @@ def test_without_a_teacher_its_students_are_given_up(ran: Ran) -> None:
     assert "banking77-none-l6-pre-trained failed, and with it" in error
 
 
-def test_a_process_that_ended_meanwhile_costs_no_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_process_that_ended_meanwhile_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "study_run.py").write_text(FAKE.format(fault="pass"))
     monkeypatch.setattr(study, "HERE", tmp_path)
     runs = [study_plan.recipe("stsb", layers) for layers in (1, 2)]
