@@ -189,8 +189,16 @@ def test_a_drop_alone_picks_the_fastest_within_it(fitted: Path, first: tuple[tup
     done = edgebert(*first[0], "--max-drop", 100, "--json")
     assert done.code == 0
     assert (fitted / "sweep.jsonl").read_bytes() == journal
-    fastest = min(done.json["candidates"], key=lambda c: c["latency_ms"]["p50"])
-    assert done.json["pick"]["digest"] == fastest["digest"]
+    found = {candidate.digest: candidate for candidate in Journal(fitted).candidates(trained=True)}
+    measured = {digest: (one.latency, one.dev) for digest, one in found.items() if one.latency and one.dev}
+    latency, dev = measured[done.json["pick"]["digest"]]
+    fastest, its_dev = min(measured.values(), key=lambda one: one[0].p50)
+    # A slower one is picked only where the measurement cannot say that it is, and it is more accurate.
+    if latency != fastest:
+        ratio = latency.against(fastest)
+        assert ratio
+        assert ratio.low <= 1
+        assert dev.value > its_dev.value
     assert done.json["reason"] == "the fastest within 100 points of the teacher on dev"
     told = json.loads((fitted / "report.json").read_text("utf-8"))
     flips = told["changes"]["flips"]
