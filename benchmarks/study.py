@@ -28,7 +28,7 @@ from typing import Any
 
 import study_rows
 from serving_places import SHARED
-from study_plan import Run, plan, teacher_of, teacher_place
+from study_plan import Run, kept_in, plan
 
 from edgebert import machine
 
@@ -49,8 +49,7 @@ def main() -> None:
     done = {row["run"] for row in study_rows.read(asked.rows) if "fp32" in row}
     missing = [run for run in plan() if asked.only in run.name and run.name not in done]
     print(f"{len(done)} runs done, {len(missing)} to do", file=sys.stderr)
-    teachers = [teacher_of(data) for data in dict.fromkeys(run.data for run in missing)]
-    gone = [run for run in teachers if run not in missing and _is_gone(run, asked.folder)]
+    gone = [run for run in _teachers(missing) if run not in missing and _is_gone(run, asked.folder)]
     queue = _Queue([*gone, *missing], None if asked.minutes is None else 60 * asked.minutes)
     runner = _Runner((asked.folder, asked.data), asked.rows, done, queue)
     with ThreadPoolExecutor(asked.jobs) as pool:
@@ -63,18 +62,24 @@ def main() -> None:
     sys.exit(bool(runner.failed))
 
 
+def _teachers(runs: Sequence[Run]) -> list[Run]:
+    """What the runs are distilled from, and these in turn; each after its own."""
+    taught_by = list(dict.fromkeys(run.needs for run in runs if run.needs))
+    return list(dict.fromkeys([*_teachers(taught_by), *taught_by])) if taught_by else []
+
+
 def _is_gone(teacher: Run, folder: Path) -> bool:
     """Whether a teacher that was trained, on another machine perhaps, is not in the folder."""
-    place = teacher_place(teacher.data, folder)
+    place = kept_in(teacher, folder)
     return place is not None and not place.exists()
 
 
 class _Queue:
-    """Runs in their order, but none before its set's teacher is there: it would train one of its own."""
+    """Runs in their order, but none before its teacher is there: it would train one of its own."""
 
     def __init__(self, runs: Sequence[Run], seconds: float | None) -> None:
         self._runs = list(runs)
-        self._pending = {run.data for run in runs if run.is_teacher}
+        self._pending = set(runs) & set(_teachers(runs))
         self._end = None if seconds is None else time.monotonic() + seconds
         self._changed = threading.Condition()
 
@@ -83,24 +88,24 @@ class _Queue:
         with self._changed:
             while self._runs and (self._end is None or time.monotonic() < self._end):
                 for run in self._runs:
-                    if run.is_teacher or run.data not in self._pending:
+                    if run.needs not in self._pending:
                         self._runs.remove(run)
                         return run
                 self._changed.wait(1)
             return None
 
-    def taught(self, data: str) -> None:
-        """Say that a set's teacher is there."""
+    def done(self, run: Run) -> None:
+        """Say that a run is done: what is distilled from it may begin."""
         with self._changed:
-            self._pending.discard(data)
+            self._pending.discard(run)
             self._changed.notify_all()
 
-    def give_up(self, data: str) -> list[Run]:
-        """Take out what is left of a set, whose teacher failed."""
+    def give_up(self, failed: Run) -> list[Run]:
+        """Take out what is distilled from a run that failed, and what is from that."""
         with self._changed:
-            left = [run for run in self._runs if run.data == data]
-            self._runs = [run for run in self._runs if run.data != data]
-            return left
+            lost = [run for run in self._runs if failed in _teachers([run])]
+            self._runs = [run for run in self._runs if run not in lost]
+            return lost
 
     def stop(self) -> None:
         """Give out nothing more."""
@@ -158,13 +163,12 @@ class _Runner:
             if run.name not in self._done:
                 study_rows.append(self._rows, rows)
             print(f"{run.name}: {told} ({rows[0]['cpu_seconds']} s)", file=sys.stderr, flush=True)
-        if run.is_teacher:
-            self._queue.taught(run.data)
+        self._queue.done(run)
 
     def _failed(self, run: Run, why: str) -> None:
         if self._stopped:
             return
-        lost = self._queue.give_up(run.data) if run.is_teacher else []
+        lost = self._queue.give_up(run)
         with self._lock:
             self.failed += [one.name for one in (run, *lost)]
             students = f", and with it {len(lost)} students" if lost else ""

@@ -28,6 +28,7 @@ from study_plan import (
     many,
     plan,
     shape,
+    taught_better,
     teacher_of,
 )
 from study_plan import together as one_run
@@ -282,6 +283,16 @@ def helped(found: Found) -> str:
 
 Many variants of the texts, where few layers are kept: 2 layers go from {", ".join(told) or UNKNOWN}, by `{many(ENCODED, 2).options}`; with `--lr 0.001` {", ".join(faster) or UNKNOWN}.
 `--augment` N: the teacher is asked about N variants of every text too (words hidden or exchanged, parts, new pairs), so that an epoch has 1 + N times the texts. `--augment 4 --epochs 1` takes as many steps as the recipe, `--augment 2` as many as 15 epochs.{_minutes(found)} The last column is what goes without these options, of the layers kept beside them (variants of a tagger that drops nothing, beside one that drops nothing; `logits` beside `logits`): seed 0 of a CPU, or, for what a GPU trained, the mean of the seeds trained there.
+"""  # noqa: E501
+
+
+def taught(found: Found) -> str:
+    """What a better teacher brings."""
+    pairs = {name: (found.points(taught_better(name)), found.beside(taught_better(name))) for name in CLASSIFIED}
+    both = {name: (a.value, b.value) for name, (a, b) in pairs.items() if a and b}
+    gains = [ours - theirs for ours, theirs in both.values()]
+    told = f"{statistics.mean(gains):+.1f} points on the mean of {_and(list(both))}" if gains else UNKNOWN
+    return f"""A better teacher: the fine-tuned teacher is distilled once more, by `hidden` into as many layers, and that model teaches (born again: [Furlanello et al. 2018](https://arxiv.org/abs/1805.04770)). It brings students of {_layers(MIDDLE)} {told}.
 """  # noqa: E501
 
 

@@ -15,6 +15,7 @@ import study_answers as answers
 import study_rows
 from study_found import Found, Points, mean, table, value
 from study_plan import (
+    CLASSIFIED,
     CUTS,
     DEPTHS,
     FULL,
@@ -26,11 +27,13 @@ from study_plan import (
     SHAPES,
     TOGETHER,
     Run,
+    better_teacher,
     compared,
     lowest,
     many,
     plan,
     shape,
+    taught_better,
     together,
     tried,
 )
@@ -207,7 +210,18 @@ def _helped(found: Found, pictures: Path) -> str:
     bars(pictures / "variants.svg", SETS, [one for one in drawn if one.x], POINTS)
     picture = "![Points to the teacher at two layers, by the recipe and with many variants](study/variants.svg)\n"
     heads = ["set", "layers", "kept", "asked of `edgebert distill`", "points", "the recipe's"]
-    return "\n".join([answers.helped(found), picture, table(heads, rows)])
+    return "\n".join([answers.helped(found), picture, table(heads, rows), answers.taught(found), _taught(found)])
+
+
+def _taught(found: Found) -> str:
+    """What a better teacher is, and what its students are."""
+    kinds = {
+        "the better teacher, 6 layers": {data: found.points(better_teacher(data)) for data in CLASSIFIED},
+        f"{MIDDLE} layers, of it": {data: found.points(taught_better(data)) for data in CLASSIFIED},
+        f"{MIDDLE} layers, of the fine-tuned one": {data: found.beside(taught_better(data)) for data in CLASSIFIED},
+    }
+    rows = [[name, *of_set.values(), found.mean(of_set)] for name, of_set in kinds.items()]
+    return table(["points to the fine-tuned teacher", *CLASSIFIED, "mean of five"], rows)
 
 
 def _bars_of(name: str, of_set: Mapping[str, Points | None]) -> Series:

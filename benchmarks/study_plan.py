@@ -45,8 +45,9 @@ LARGER = {
 class Run:
     """One training of a student, or of several depths together, or of a set's teacher (method "none", all layers).
 
-    ``start`` is what its layers are before it: the fine-tuned "teacher"'s, the "pre-trained" ones or "scratch".
-    ``settings`` are what differs from the recipe of `edgebert distill`, as name and value.
+    ``start`` is what its layers are before it: the "teacher"'s, the "pre-trained" ones or "scratch".
+    ``settings`` are what differs from the recipe of `edgebert distill`, as name and value. ``better`` is whether it
+    is distilled from the set's better teacher rather than from the fine-tuned one.
     """
 
     data: str
@@ -57,6 +58,7 @@ class Run:
     ffn: int = FFN
     seed: int = 0
     settings: tuple[tuple[str, float], ...] = ()
+    better: bool = False
 
     @property
     def name(self) -> str:
@@ -64,6 +66,7 @@ class Run:
         parts = [self.data, self.method, "l" + ".".join(map(str, self.layers)), self.start]
         parts += [self.keep] if self.keep != "first" else []
         parts += [f"ffn{self.ffn}"] if self.ffn != FFN else []
+        parts += ["better"] if self.better else []
         parts += [f"seed{self.seed}"] if self.seed else []
         parts += [f"{name}{value:g}" for name, value in self.settings]
         return "-".join(parts)
@@ -80,8 +83,10 @@ class Run:
     def without(self) -> Run:
         """What tells what its settings bring: the run without them, but with a dropout that only goes with them.
 
-        Without settings, what tells what its method brings.
+        Without settings, what tells what its teacher brings, or its method.
         """
+        if self.better:
+            return replace(self, better=False)
         if not self.settings:
             return replace(self, method="hidden")
         dropout = tuple(setting for setting in self.settings if setting[0] == "dropout")
@@ -92,15 +97,32 @@ class Run:
         """Whether it is what the others of its set are compared with."""
         return self.method == "none" and self.layers == (FULL,)
 
+    @property
+    def needs(self) -> Run | None:
+        """The run whose checkpoint it is distilled from; None for a teacher that is fine-tuned."""
+        if self.is_teacher:
+            return None
+        return better_teacher(self.data) if self.better else teacher_of(self.data)
+
 
 def teacher_of(data: str) -> Run:
     """The training of a set's teacher; of the sentence encoder nothing is trained."""
     return Run(data, "none", (FULL,), "pre-trained")
 
 
-def teacher_place(data: str, folder: Path) -> Path | None:
-    """Where a set's teacher is kept; None for the encoder's, which is as it came."""
-    return None if data == ENCODED else folder / "teachers" / data
+def better_teacher(data: str) -> Run:
+    """A set's teacher distilled once more, into as many layers (born again: Furlanello et al. 2018)."""
+    return lowest(data, FULL)
+
+
+def kept_in(run: Run, folder: Path) -> Path | None:
+    """Where the checkpoint of a run is kept that others are distilled from; None of those that need not be.
+
+    The encoder's teacher is as it came.
+    """
+    if run.is_teacher and run.data != ENCODED:
+        return folder / "teachers" / run.data
+    return folder / "teachers" / f"{run.data}-better" if run == better_teacher(run.data) else None
 
 
 def plan() -> list[Run]:
@@ -110,6 +132,7 @@ def plan() -> list[Run]:
     ordered += [*_kept(), *_methods(3, SETS), *(together(data) for data in BOTH)]
     ordered += [run for data in BOTH for run in _cuts(data)]
     ordered += [*tried(), *shaped()]
+    ordered += [run for data in CLASSIFIED for run in (better_teacher(data), taught_better(data))]
     ordered += [recipe(data, layers) for layers in DEPTHS for data in SETS]
     ordered += [*_methods(1, SETS), *(together(data) for data in SETS)]
     ordered += [lowest(data, layers) for layers in TOGETHER for data in BOTH]
@@ -121,7 +144,19 @@ def plan() -> list[Run]:
 
 def tried() -> list[Run]:
     """What was tried beside the recipe: trainings with settings of their own."""
-    return [*_settings(), *_many_variants()]
+    return [*_settings(), *_many_variants(), *_of_missed()]
+
+
+def taught_better(data: str) -> Run:
+    """A student of three layers, where the aim is missed, of a better teacher."""
+    return replace(recipe(data, MIDDLE), better=True)
+
+
+def _of_missed() -> Iterator[Run]:
+    """What three layers were given: larger steps, and more texts."""
+    larger = {"sst2_sent": 3e-4, "banking77": 1e-3, "clinc150": 1e-3, "qnli_small": 3e-4, TAGGED: 3e-4}
+    yield from (replace(recipe(data, MIDDLE), settings=(("lr", lr),)) for data, lr in larger.items())
+    yield from (replace(recipe(data, MIDDLE), settings=(("augment", 2),)) for data in CLASSIFIED)
 
 
 def compared(data: str, method: str, layers: int, start: str = "teacher", keep: str = "first") -> Run:

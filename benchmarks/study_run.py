@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import study_rows
 import torch
-from study_plan import ENCODED, FFN, FULL, Run, plan, rounded_runs, teacher_of, teacher_place
+from study_plan import ENCODED, FFN, FULL, Run, kept_in, plan, rounded_runs, teacher_of
 
 from edgebert import build
 from edgebert.artifact import Artifact, problem_of
@@ -58,7 +58,8 @@ def rows(run: Run, folder: Path, place: Path) -> Iterator[dict[str, Any]]:
     """The results of a run, a row for each of its depths."""
     work = folder / "work" / run.name
     before = time.process_time()
-    made = [teacher_checkpoint(run.data, folder, place)] if run.is_teacher else _students(run, folder, place, work)
+    teaches = run.is_teacher or kept_in(run, folder)
+    made = [taught_by(run, folder, place)] if teaches else _students(run, folder, place, work)
     seconds = time.process_time() - before
     data = in_terms_of(made[0], read(place))
     teacher = _teachers_scores(run.data, folder, place, data)
@@ -76,28 +77,33 @@ def _keep(checkpoint: Artifact, place: Path) -> None:
     checkpoint.path.rename(place)
 
 
-def teacher_checkpoint(name: str, folder: Path, place: Path) -> Artifact:
-    """What the set's students are distilled from, trained where it is missing; of the encoder, MiniLM itself."""
-    out = teacher_place(name, folder)
+def taught_by(run: Run, folder: Path, place: Path) -> Artifact:
+    """The checkpoint of a run that others are distilled from, trained where it is missing; of the encoder, MiniLM."""
+    out = kept_in(run, folder)
     if out is None:
         return open_checkpoint(MODEL)
     if not out.exists():
-        recipe = teacher_recipe(open_checkpoint(MODEL).manifest.architecture.hidden, len(read(place).labels))
-        work = folder / "work" / teacher_of(name).name
-        (made,) = build.distill(MODEL, place, [FULL], work, recipe)
+        work = folder / "work" / run.name
+        (made,) = _fine_tuned(place, work) if run.is_teacher else _students(run, folder, place, work)
         out.parent.mkdir(parents=True, exist_ok=True)
         made.path.rename(out)
-        # Of another teacher.
-        _kept_scores(name, folder).unlink(missing_ok=True)
+        if run.is_teacher:
+            # Of another teacher.
+            _kept_scores(run.data, folder).unlink(missing_ok=True)
         shutil.rmtree(work)
     return open_checkpoint(str(out))
+
+
+def _fine_tuned(place: Path, work: Path) -> list[Artifact]:
+    recipe = teacher_recipe(open_checkpoint(MODEL).manifest.architecture.hidden, len(read(place).labels))
+    return build.distill(MODEL, place, [FULL], work, recipe)
 
 
 def _teachers_scores(name: str, folder: Path, place: Path, data: Data) -> Scores:
     """What the teacher's metric on test is computed from; kept, since every student is compared with it."""
     kept = _kept_scores(name, folder)
     if not kept.exists():
-        found = _scores(teacher_checkpoint(name, folder, place), data)
+        found = _scores(taught_by(teacher_of(name), folder, place), data)
         kept.parent.mkdir(parents=True, exist_ok=True)
         part = kept.with_suffix(f".{os.getpid()}")
         part.write_text(json.dumps({"metric": found.metric, "rows": found.rows.tolist()}))
@@ -111,7 +117,8 @@ def _kept_scores(name: str, folder: Path) -> Path:
 
 
 def _students(run: Run, folder: Path, place: Path, work: Path) -> list[Artifact]:
-    teacher = str(teacher_checkpoint(run.data, folder, place).path)
+    assert run.needs
+    teacher = str(taught_by(run.needs, folder, place).path)
     config = replace(TrainConfig(method=run.method, seed=run.seed), **dict(run.settings))
     start = _start(run, work, place)
     if run.data == ENCODED:

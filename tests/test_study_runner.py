@@ -27,12 +27,14 @@ for line in sys.stdin:
     name = line.strip()
     {fault}
     print("noise")
-    teacher = name.endswith("-none-l6-pre-trained")
-    if teacher:
-        time.sleep(0.3)
-        (folder / "teachers" / name.split("-")[0]).mkdir(parents=True, exist_ok=True)
+    own = folder / "teachers" / name.split("-")[0]
+    better = own.with_name(own.name + "-better")
+    for kind, place in (("-none-l6-pre-trained", own), ("-hidden-l6-teacher", better)):
+        if name.endswith(kind):
+            time.sleep(0.3)
+            place.mkdir(parents=True, exist_ok=True)
     row = {{"run": name, "layers": 3, "fp32": 0.8, "points": [-1.0, -2.0, 0.0], "cpu_seconds": 5, "pid": os.getpid()}}
-    row["taught"] = (folder / "teachers" / name.split("-")[0]).exists() or name.startswith("stsb")
+    row["taught"] = (better if "-better" in name else own).exists() or name.startswith("stsb")
     print(json.dumps(row))
     print("done: " + name, flush=True)
 """
@@ -96,6 +98,20 @@ def test_a_teacher_that_is_gone_is_trained_again_and_has_one_row(ran: Ran, tmp_p
     (tmp_path / "rows.jsonl").unlink()
     _, found, _ = ran("--only", "banking77-logits-l1")
     assert [row["taught"] for row in found if "logits" in row["run"]] == [True]
+
+
+def test_a_better_teacher_is_trained_after_its_own_and_before_its_student(ran: Ran, tmp_path: Path) -> None:
+    _, found, _ = ran("--only", "qnli_small-hidden-l3-teacher-alternate-better", "--jobs", "3")
+    assert [row["run"] for row in found] == [
+        "qnli_small-none-l6-pre-trained", "qnli_small-hidden-l6-teacher",
+        "qnli_small-hidden-l3-teacher-alternate-better",
+    ]  # fmt: skip
+    assert all(row["taught"] for row in found)
+    (tmp_path / "teachers" / "clinc150").mkdir()
+    code, found, error = ran("--only", "clinc150-hidden", fault='if "l6" in name: sys.exit("too hot")')
+    assert code == 1
+    assert "clinc150-hidden-l6-teacher failed, and with it 1 students" in error
+    assert "clinc150-hidden-l3-teacher-alternate" in {row["run"] for row in found}
 
 
 def test_without_a_teacher_its_students_are_given_up(ran: Ran) -> None:
