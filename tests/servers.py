@@ -5,19 +5,20 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-SECONDS = 60.0
+SECONDS = 240.0
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,12 @@ def answers(server: Server) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody listens to."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port that nobody listens to, below those that the system gives to connections that go out."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 def until(true: Callable[[], bool], seconds: float = SECONDS) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from edgebert.serving.model import Model, load
 from edgebert.serving.tokens import Tokens
 
 TEXTS = texts(60, seed=5)
+# Seconds that only what hangs waits for.
+PATIENCE = 120
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def held(classifier: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[threadi
     gate, finish = threading.Event(), classifier.finish
 
     def wait(tokens: list[Tokens]) -> Any:
-        assert gate.wait(20)
+        assert gate.wait(PATIENCE)
         return finish(tokens)
 
     monkeypatch.setattr(classifier, "finish", wait)
@@ -68,7 +71,7 @@ def test_tasks_of_one_event_loop_are_answered_in_batches(classifier: Model) -> N
 
 def test_threads_share_a_batcher(classifier: Model) -> None:
     with edgebert.Batcher(classifier) as batcher, ThreadPoolExecutor(16) as pool:
-        same(list(pool.map(lambda text: batcher.submit(text).result(20), TEXTS)), classifier)
+        same(list(pool.map(lambda text: batcher.submit(text).result(PATIENCE), TEXTS)), classifier)
 
 
 @pytest.mark.parametrize("limit", [1, 16, 64])
@@ -85,7 +88,7 @@ def test_no_batch_has_more_tokens_than_asked_for(
     monkeypatch.setattr(classifier, "finish", tell)
     with edgebert.Batcher(classifier, max_batch_tokens=limit) as batcher:
         for future in [batcher.submit(text) for text in TEXTS]:
-            future.result(20)
+            future.result(PATIENCE)
     assert sum(map(len, batches)) == len(TEXTS)
     assert all(len(batch) == 1 or len(batch) * max(batch) <= limit for batch in batches)
 
@@ -99,12 +102,12 @@ def test_batches_are_computed_beside_one_another(exports: Exports, monkeypatch: 
         def meet(tokens: list[Tokens]) -> Any:
             if len(together) < 2:
                 together.append(len(tokens))
-                same_time.wait(20)
+                same_time.wait(PATIENCE)
             return finish(tokens)
 
         monkeypatch.setattr(model, "finish", meet)
         with edgebert.Batcher(model, max_batch_tokens=24) as batcher:
-            same([future.result(20) for future in [batcher.submit(text) for text in TEXTS]], model)
+            same([future.result(PATIENCE) for future in [batcher.submit(text) for text in TEXTS]], model)
 
 
 def test_a_free_lane_begins_at_once_and_those_who_find_none_share_a_batch(
@@ -116,7 +119,7 @@ def test_a_free_lane_begins_at_once_and_those_who_find_none_share_a_batch(
 
         def wait(tokens: list[Tokens]) -> Any:
             begun.append(len(tokens))
-            assert gate.wait(20)
+            assert gate.wait(PATIENCE)
             return finish(tokens)
 
         monkeypatch.setattr(model, "finish", wait)
@@ -125,13 +128,14 @@ def test_a_free_lane_begins_at_once_and_those_who_find_none_share_a_batch(
             for _ in range(2):
                 futures.append(batcher.submit(TEXTS[0]))
                 until(futures[-1].running)
+            until(lambda: len(begun) == 2)
             futures += [batcher.submit(TEXTS[0]) for _ in range(3)]
             time.sleep(0.1)
             assert begun == [1, 1]
             assert not any(future.running() for future in futures[2:])
             gate.set()
-            same([future.result(20) for future in futures[:1]], model)
-            assert {future.result(20).label for future in futures} == {futures[0].result().label}
+            same([future.result(PATIENCE) for future in futures[:1]], model)
+            assert {future.result(PATIENCE).label for future in futures} == {futures[0].result().label}
         assert begun == [1, 1, 3]
 
 
@@ -146,7 +150,7 @@ def test_a_full_queue_is_said_at_once_and_later_requests_are_fine(classifier: Mo
         assert waiting[0].cancel()
         waiting[0] = batcher.submit(TEXTS[1])
         held.set()
-        same([future.result(20) for future in (first, *waiting)], classifier)
+        same([future.result(PATIENCE) for future in (first, *waiting)], classifier)
         assert (batcher.metrics().full, batcher.metrics().cancelled) == (1, 1)
 
 
@@ -161,7 +165,8 @@ def test_a_deadline_that_passes_is_said_in_time_and_later_requests_are_fine(
                 await batcher.predict(TEXTS[1], timeout_ms=20)
             # In threads the engine's next look at the line says it.
             late = batcher.submit(TEXTS[1], timeout_ms=1)
-            await asyncio.sleep(0.01)
+            # Enough for the first one's too, whose request was made a little later than its caller began to wait.
+            await asyncio.sleep(0.3)
             held.set()
             with pytest.raises(TimeoutError):
                 await asyncio.wrap_future(late)
@@ -197,7 +202,7 @@ def test_leaving_answers_all_that_wait_and_takes_no_more(classifier: Model, held
     until(lambda: refused(batcher))
     assert closing.is_alive()
     held.set()
-    closing.join(20)
+    closing.join(PATIENCE)
     same([future.result(0) for future in futures], classifier)
     batcher.close()
     # The model is the caller's.
@@ -300,10 +305,12 @@ def test_a_long_text_does_not_hold_up_the_event_loop(classifier: Model, monkeypa
 
 def test_a_forked_batcher_says_so(classifier: Model) -> None:
     with edgebert.Batcher(classifier) as batcher:
-        assert batcher.submit(TEXTS[0]).result(20)
+        assert batcher.submit(TEXTS[0]).result(PATIENCE)
         child = os.fork()
         if not child:
             code = 1
+            # A deadlock would last for ever.
+            signal.alarm(60)
             try:
                 batcher.submit(TEXTS[0])
             except BatcherClosed:
@@ -323,7 +330,7 @@ def test_bounds_that_mean_nothing_are_refused(classifier: Model, bounds: dict[st
 
 
 def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < end
         time.sleep(0.002)

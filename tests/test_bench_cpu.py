@@ -131,11 +131,12 @@ def test_a_worker_that_fails_is_told_of_and_the_others_go_on(fake: Any, tmp_path
 
 
 def test_a_worker_that_hangs_is_ended(fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "ROUND_SECONDS", 0.3)
+    monkeypatch.setattr(driver, "ROUND_SECONDS", 3.0)
     start = time.monotonic()
     hangs, whole = measured([fake("hangs", ["hang"]), fake("whole", [{"ms": [1.0]}] * 3)], tmp_path)
-    assert time.monotonic() - start < 20
-    assert hangs.failure == "no answer within 0 s"
+    # One that is not ended hangs for a minute.
+    assert time.monotonic() - start < 50
+    assert hangs.failure == "no answer within 3 s"
     assert len(whole.rounds) == 3
 
 

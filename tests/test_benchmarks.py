@@ -23,7 +23,7 @@ LAST = "first token alone in the last layer"
 TWO_PROCESSES = """
 import subprocess, sys, time
 held = b"x" * 90_000_000
-subprocess.run([sys.executable, "-c", "import time; held = b'x' * 60_000_000; time.sleep(0.4)"])
+subprocess.run([sys.executable, "-c", "import time; held = b'x' * 60_000_000; time.sleep(1.5)"])
 print("done")
 """
 

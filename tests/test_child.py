@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -45,6 +45,7 @@ class Served:
     def leave(self):
         os._exit(7)
     def wait(self, path):
+        open(path + ".begun", "w").close()
         try:
             time.sleep(60)
         finally:
@@ -121,26 +122,45 @@ def test_log_lines_come_through_the_parents_log(caplog: pytest.LogCaptureFixture
 
 def test_told_to_end_it_cleans_up(child: Child, tmp_path: Path) -> None:
     child.ask("echo")
-    # What close() sends first, here while the child is at work.
-    ending = threading.Timer(1.0, os.kill, (child.pid, signal.SIGTERM))
-    ending.start()
+
+    def end() -> None:
+        until((tmp_path / "cleaned.begun").exists)
+        # What close() sends first, here while the child is at work.
+        os.kill(child.pid, signal.SIGTERM)
+
+    threading.Thread(target=end).start()
     with pytest.raises(ChildDied, match="ended with exit code 0"):
-        child.ask("wait", tmp_path / "cleaned")
+        child.ask("wait", str(tmp_path / "cleaned"))
     assert (tmp_path / "cleaned").exists()
 
 
-def test_a_child_dies_with_its_parent() -> None:
+def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     program = (
+        "import sys\n"
         "from edgebert.child import Child\n"
         "child = Child('served_by_test', 0); child.ask('echo'); print(child.pid, flush=True)\n"
-        "child.ask('wait', '/dev/null')"
+        "child.ask('wait', sys.argv[1])"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path / "ended"], stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout
         pid = int(parent.stdout.readline())
         assert psutil.pid_exists(pid)
         parent.kill()
-    until = time.monotonic() + 10
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < until
+    until(lambda: is_over(pid))
+
+
+def is_over(pid: int) -> bool:
+    """Whether a process has ended, whoever waits for it."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
         time.sleep(0.02)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from edgebert.judging.conditions import MOST_DRIFT, Conditions, Watch, conditions_facts, drift_of
 
 CALM = Conditions("l6-cpu-fp32 on cpu", drift=0.03, steal=0.0, background=0.02, throttled=0, seconds=12.0)
-BUSY = "import time; end = time.time() + 30\nwhile time.time() < end: pass"
+BUSY = "while True: pass"
 
 
 def test_a_calm_machine_has_no_reasons() -> None:
@@ -65,15 +67,22 @@ def test_another_program_is_counted_and_a_worker_of_ours_is_not() -> None:
     with subprocess.Popen([sys.executable, "-c", BUSY]) as busy:
         try:
             foreign, ours = Watch(), Watch()
-            for _ in range(2):
+            begun, burned = seconds_of(busy), 0.0
+            while burned < 0.3:
                 with foreign.over(), ours.over([busy.pid]):
                     time.sleep(0.5)
+                burned = seconds_of(busy) - begun
             seen, own = (watch.conditions("x", [1.0], [0.7]) for watch in (foreign, ours))
         finally:
             busy.kill()
-    # One program of ours keeps a CPU busy; what else runs here is in both.
-    assert seen.background - own.background > 0.1
-    assert seen.seconds >= 1.0
+    # One program of ours uses what the others leave of a CPU; what else runs here is in both.
+    share = burned / (seen.seconds * (os.cpu_count() or 1))
+    assert seen.background - own.background > share / 2
+    assert seen.seconds >= 0.5
+
+
+def seconds_of(process: subprocess.Popen[bytes]) -> float:
+    return float(psutil.Process(process.pid).cpu_times().user)
 
 
 def test_drift_is_that_of_the_rounds_in_which_the_cpus_were_together() -> None:

@@ -68,7 +68,7 @@ def is_whole(folder: Path) -> bool:
 
 
 TRAINING = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16)
-QUICK = (*TRAINING, "--threads", 1, "--remeasure", 0, "--rounds", 4)
+QUICK = (*TRAINING, "--threads", 1, "--remeasure", 0, "--rounds", 2)
 
 
 def fit_of(model: Path, data: Path, folder: Path) -> tuple[object, ...]:
@@ -145,7 +145,7 @@ def workshop(pid: int) -> psutil.Process:
     return found
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.9, 0.95, 1.0])
 def test_a_killed_export_leaves_all_or_nothing_and_the_next_cleans_up(
     share: float, model: Path, forks: Forks, exported: tuple[Path, float], tmp_path: Path
 ) -> None:
@@ -200,19 +200,14 @@ def test_a_killed_training_goes_on_and_repeats_nothing(model: Path, data: Path, 
 def test_an_interrupted_bench_ends_quietly_with_its_workers(exported: tuple[Path, float], forks: Forks) -> None:
     forks.begin("bench", exported[0], "--samples", 100_000, "--threads", 1)
     forks.until("no --data")
+    command = psutil.Process(forks.pid)
+    while not (workers := command.children(recursive=True)):
+        time.sleep(0.01)
     # Into the workers' imports, where a second Ctrl-C of theirs would make noise.
-    time.sleep(0.3)
+    time.sleep(0.2)
     forks.kill(signal.SIGINT)
     done = forks.end()
     assert done.code == 130
     assert done.out == ""
     assert "Traceback" not in done.err
-    workers = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(exported[0]).encode() in _read(path)]
-    assert workers == []
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # it ended meanwhile
-        return b""
+    assert not [worker for worker in workers if worker.is_running()]

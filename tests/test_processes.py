@@ -25,7 +25,7 @@ TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-p
 def two(*arguments: object) -> subprocess.CompletedProcess[str]:
     """``edgebert`` in two processes."""
     command = [*TWO, "-m", "edgebert", *map(str, arguments)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=900)
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:

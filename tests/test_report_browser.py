@@ -131,7 +131,7 @@ def test_the_page_never_scrolls_sideways(opened: Callable[..., Page], name: str)
     page.evaluate(OPEN_ALL)
     for width in (320, 360, 600, 768, 1024, 1280, 1920):
         page.set_viewport_size({"width": width, "height": 640})
-        assert page.evaluate("document.documentElement.scrollWidth") == width
+        becomes(page, f"document.documentElement.scrollWidth === {width}")
 
 
 def test_tab_reaches_the_skip_link_the_regions_and_the_folds(opened: Callable[..., Page]) -> None:
@@ -158,10 +158,9 @@ def test_the_skip_link_shows_itself_and_leads_to_the_table(opened: Callable[...,
     assert link["x"] >= 0
     assert link["x"] + link["width"] <= PHONE[0]
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "candidates"
-    box = page.locator("#candidates").bounding_box()
-    assert box is not None
-    assert -1 <= box["y"] < PHONE[1]  # a fraction of a pixel is rounding
+    becomes(page, "document.activeElement.id === 'candidates'")
+    # A fraction of a pixel is rounding.
+    becomes(page, f"(y => -1 <= y && y < {PHONE[1]})(document.querySelector('#candidates').getBoundingClientRect().y)")
 
 
 def test_the_folds_open_by_keyboard_and_regions_scroll(opened: Callable[..., Page]) -> None:
@@ -176,10 +175,13 @@ def test_the_folds_open_by_keyboard_and_regions_scroll(opened: Callable[..., Pag
     region.focus()
     for _ in range(3):
         page.keyboard.press("ArrowRight")
-    # Not wait_for_function, which the page's own policy forbids where it has to wait.
-    for _ in range(200):
-        if page.evaluate("document.activeElement.scrollLeft") > 0:
-            break
+    becomes(page, "document.activeElement.scrollLeft > 0")
+
+
+def becomes(page: Page, what: str) -> None:
+    """Wait until it is true of the page; wait_for_function is forbidden by the page's own policy where it waits."""
+    for _ in range(1500):
+        if page.evaluate(what):
+            return
         page.wait_for_timeout(20)
-    else:
-        pytest.fail("the region did not scroll")
+    pytest.fail(f"never {what}")

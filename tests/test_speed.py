@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT, edgebert
 
+from edgebert.judging import speed
 from edgebert.judging.speed import Sharing, gemm_seconds, gops
 
 
@@ -24,8 +26,13 @@ def test_a_product_takes_some_time_and_no_eternity(dtype: str) -> None:
     assert 0.5 < gops(gemm_seconds(dtype, 1)) < 50_000
 
 
-def test_sharing_work_costs_less_than_all_and_more_than_nothing() -> None:
-    assert 0.2 < Sharing(2).cost() < 50
+def test_the_cost_of_sharing_is_the_shared_time_over_that_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    sharing = Sharing(2)
+    assert 0 < sharing.cost() < math.inf
+    one, two = sharing._alone, sharing._shared
+    assert [session.get_session_options().intra_op_num_threads for session in (one, two)] == [1, 2]
+    monkeypatch.setattr(speed, "_timed", lambda session, *_: [0.002 if session is one else 0.001])
+    assert sharing.cost() == 0.5
 
 
 def test_doctor_says_what_runs_how_fast_and_how_calm_it_was() -> None:

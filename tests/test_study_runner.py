@@ -154,7 +154,7 @@ def test_an_interrupted_study_ends_with_its_processes(tmp_path: Path) -> None:
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=30)[1]
+    error = process.communicate(timeout=120)[1]
     assert "KeyboardInterrupt" in error
     assert "failed" not in error
     assert not rows.exists()

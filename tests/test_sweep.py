@@ -24,7 +24,7 @@ from edgebert.choosing.words import full
 
 # Few steps: what is tested is what is done, not how well the result reads.
 TRAINING = ("--max-steps", 2, "--train-batch-size", 16, "--max-length", 16)
-QUICK = (*TRAINING, "--threads", 1, "--remeasure", 0, "--rounds", 4)
+QUICK = (*TRAINING, "--threads", 1, "--remeasure", 0, "--rounds", 2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +62,7 @@ def tuned(place: Path) -> Path:
 @pytest.fixture(scope="module")
 def first(place: Path, bare: Path, data: Path) -> tuple[tuple[object, ...], Done]:
     """A fit of a bare encoder, and the command that made it."""
-    fitting = ("fit", "--model", bare, "--data", data, "--layers", "1,4", *QUICK, "-o", place / "fitted")
+    fitting = ("fit", "--model", bare, "--data", data, "--layers", "1,4", *QUICK, "--rounds", 4, "-o", place / "fitted")
     return fitting, edgebert(*fitting, "--budget", "p50=1s", "--json")
 
 
@@ -79,6 +79,17 @@ def keys(candidates: list[dict[str, Any]], **fields: object) -> list[tuple[int, 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "sweep.jsonl").read_text("utf-8").splitlines()]
+
+
+def write(folder: Path, changed: list[dict[str, Any]]) -> None:
+    (folder / "sweep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed), "utf-8")
+
+
+def at(row: dict[str, Any], ms: float) -> dict[str, Any]:
+    """A row of a machine on which each call takes so long."""
+    latency = row["latency"]
+    same = {"p50": ms, "p50_low": ms, "p50_high": ms, "rounds": [ms] * len(latency["rounds"])}
+    return {**row, "latency": {**latency, **same}}
 
 
 def times(folder: Path, *names: str) -> dict[str, int]:
@@ -113,7 +124,7 @@ def test_the_best_of_a_fit_answers(fitted: Path, first: tuple[tuple[object, ...]
 def test_the_journal_has_a_line_for_each_finished_candidate(fitted: Path) -> None:
     four = [(1, "fp32"), (1, "int8"), (4, "fp32"), (4, "int8")]
     assert keys(rows(fitted), trained=False) == keys(rows(fitted), trained=True) == four
-    assert all(row["latency"]["samples"] >= 400 for row in rows(fitted))
+    assert all(row["latency"]["samples"] >= 200 for row in rows(fitted))
 
 
 def test_the_report_stands_in_three_forms_and_names_the_pick(
@@ -184,23 +195,18 @@ def test_a_reader_that_leaves_does_not_hide_that_nothing_fits(fitted: Path) -> N
     assert b"error: nothing fits" in done.stderr
 
 
-def test_a_drop_alone_picks_the_fastest_within_it(fitted: Path, first: tuple[tuple[object, ...], Done]) -> None:
-    journal = (fitted / "sweep.jsonl").read_bytes()
-    done = edgebert(*first[0], "--max-drop", 100, "--json")
+def test_a_drop_alone_picks_the_fastest_within_it(
+    fitted: Path, first: tuple[tuple[object, ...], Done], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(fitted, tmp_path / "fit"))
+    write(folder, [at(row, 100.0 * row["layers"] + (row["precision"] == "fp32")) for row in rows(folder)])
+    journal = (folder / "sweep.jsonl").read_bytes()
+    done = edgebert(*first[0][:-1], folder, "--max-drop", 100, "--json")
     assert done.code == 0
-    assert (fitted / "sweep.jsonl").read_bytes() == journal
-    found = {candidate.digest: candidate for candidate in Journal(fitted).candidates(trained=True)}
-    measured = {digest: (one.latency, one.dev) for digest, one in found.items() if one.latency and one.dev}
-    latency, dev = measured[done.json["pick"]["digest"]]
-    fastest, its_dev = min(measured.values(), key=lambda one: one[0].p50)
-    # A slower one is picked only where the measurement cannot say that it is, and it is more accurate.
-    if latency != fastest:
-        ratio = latency.against(fastest)
-        assert ratio
-        assert ratio.low <= 1
-        assert dev.value > its_dev.value
+    assert (folder / "sweep.jsonl").read_bytes() == journal
+    assert (done.json["pick"]["layers"], done.json["pick"]["precision"]) == (1, "int8")
     assert done.json["reason"] == "the fastest within 100 points of the teacher on dev"
-    told = json.loads((fitted / "report.json").read_text("utf-8"))
+    told = json.loads((folder / "report.json").read_text("utf-8"))
     flips = told["changes"]["flips"]
     gap = told["pick"]["metric"]["value"] - told["teacher"]["metric"]["value"]
     assert (flips["gained"] - flips["lost"]) / flips["texts"] == pytest.approx(gap)
@@ -313,21 +319,16 @@ def test_only_depths_that_can_win_are_trained(
 ) -> None:
     fitting, folder = unfit[0][:-1], tmp_path / "fit"
     shutil.copytree(place / "unfit", folder)
-    # As on a machine where every layer takes a millisecond.
-    slow = [
-        {**row, "latency": {**row["latency"], "p50": n, "p50_low": n - 0.1, "p50_high": n + 0.1}}
-        for row in rows(folder)
-        if (n := float(row["layers"]))
-    ]
-    (folder / "sweep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in slow), "utf-8")
-    done = edgebert(*fitting, folder, "--budget", "p50=3.5ms", "--json")
+    # As on a machine where every layer takes a tenth of a second.
+    write(folder, [at(row, 100.0 * row["layers"]) for row in rows(folder)])
+    done = edgebert(*fitting, folder, "--budget", "p50=350ms", "--json")
     assert done.code == 0
     # Three layers fit, two may lose nothing, one cannot win; four are the teacher, which knows the labels.
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["l2", "l3"]
     assert keys(done.json["candidates"], trained=True) == [(2, "fp32"), (3, "fp32"), (4, "fp32")]
     assert keys(done.json["candidates"], trained=False) == [(1, "fp32")]
     assert "teacher" not in done.err
-    assert "depths worth training for p50=3.5ms: 3, 2" in done.err
+    assert "depths worth training for p50=350ms: 3, 2" in done.err
     assert done.json["pick"]["layers"] in (2, 3, 4)
 
 

@@ -104,12 +104,13 @@ class Batcher:
 
     def close(self) -> None:
         """Take no more requests, answer those that wait, and return when that is done; twice does nothing."""
+        if self._is_elsewhere():
+            return
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if os.getpid() == self._process:
-            for worker in self._workers:
-                worker.join()
+        for worker in self._workers:
+            worker.join()
 
     async def aclose(self) -> None:
         """As :meth:`close`, without holding up the event loop."""
@@ -142,10 +143,13 @@ class Batcher:
         return found[0]
 
     def _put(self, tokens: Tokens, timeout_ms: float | None) -> Future[Any]:
+        if self._is_elsewhere():
+            raise BatcherClosed("a batcher of another process", "Batcher", "make one after the fork")
         now = time.monotonic()
         length = self._model.cost(tokens)
         with self._changed:
-            self._refuse_where_closed()
+            if self._closing:
+                raise BatcherClosed("closed", "Batcher", "make a new one")
             if len(self._line) >= self._max_queue:
                 self._weed(now)
             if len(self._line) >= self._max_queue:
@@ -159,11 +163,9 @@ class Batcher:
             self._changed.notify()
         return request.future
 
-    def _refuse_where_closed(self) -> None:
-        if os.getpid() != self._process:
-            raise BatcherClosed("a batcher of another process", "Batcher", "make one after the fork")
-        if self._closing:
-            raise BatcherClosed("closed", "Batcher", "make a new one")
+    def _is_elsewhere(self) -> bool:
+        """Whether this is a forked process: the lock may have been copied while a worker held it."""
+        return os.getpid() != self._process
 
     def _work(self) -> None:
         while batch := self._next():
