@@ -67,18 +67,21 @@ class Found:
         row = self.row(run, layers)
         return Points(*row["points"]) if row else None
 
-    def of_seeds(self, data: str, layers: int) -> Points | None:
-        """The recipe's students of all seeds together; where one is missing, that of seed 0."""
-        known = [self.points(seeded(data, layers, seed)) for seed in SEEDS.get(layers, (0,))]
+    def of_seeds(self, run: Run) -> Points | None:
+        """The students of all seeds together; where one is missing, that of seed 0."""
+        known = [self.points(one) for one in _seeds_of(run)]
         return Points.mean([points for points in known if points]) if all(known) else known[0]
 
     def beside(self, run: Run) -> Points | None:
-        """What a run with settings of its own is compared with: the same without, of seeds trained where it was."""
-        without = [replace(run.without, seed=seed) for seed in SEEDS.get(run.layers[0], (0,))]
+        """What a run with settings of its own is compared with: the same without, of seeds trained where it was.
+
+        Of all seeds, where none of them was.
+        """
         own = self.row(run)
+        without = _seeds_of(run.without)
         there = [one for one in without if own and (row := self.row(one)) and row["device"] == own["device"]]
         known = [points for one in there if (points := self.points(one))]
-        return Points.mean(known) or self.points(run.without)
+        return Points.mean(known) or self.of_seeds(run.without)
 
     def rounded(self, run: Run) -> Points | None:
         """How far int8 is from fp32."""
@@ -101,6 +104,10 @@ class Found:
     def teacher(self, name: str) -> Mapping[str, Any] | None:
         """The row of a set's teacher."""
         return self.row(teacher_of(name))
+
+
+def _seeds_of(run: Run) -> list[Run]:
+    return [replace(run, seed=seed) for seed in SEEDS.get(run.layers[0], (0,))]
 
 
 def value(points: Points | None) -> float | None:

@@ -32,6 +32,7 @@ from study_plan import (
     lowest,
     many,
     plan,
+    recipe,
     shape,
     taught_better,
     together,
@@ -106,7 +107,7 @@ def _by_cut(found: Found, layers: int, methods: Sequence[str] = ("hidden", "logi
 
 
 def _depth(found: Found, pictures: Path) -> str:
-    of_set = [_series(data, {k: value(found.of_seeds(data, k)) for k in DEPTHS}) for data in SETS]
+    of_set = [_series(data, {k: value(found.of_seeds(recipe(data, k))) for k in DEPTHS}) for data in SETS]
     lines(pictures / "layers.svg", [one for one in of_set if one.x], "layers", POINTS, levels={"teacher": 0.0})
     drawn = []
     for data in SETS:
@@ -120,7 +121,7 @@ def _depth(found: Found, pictures: Path) -> str:
         lines(pictures / "depth.svg", [one for one in drawn if one.x], "p50 latency of one text in int8, ms", POINTS)
     rows = []
     for depth in DEPTHS:
-        points = {data: found.of_seeds(data, depth) for data in SETS}
+        points = {data: found.of_seeds(recipe(data, depth)) for data in SETS}
         rows.append([depth, *points.values(), found.mean(points)])
     times = [
         [precision, depth, *(_ms(found.p50(data, precision, depth)) for data in SETS)]
@@ -200,7 +201,7 @@ def _helped(found: Found, pictures: Path) -> str:
     rows: list[list[object]] = [
         [run.data, run.layers[0], run.keep, f"`{run.options}`", own, found.beside(run)]
         for run in runs
-        if (own := found.points(run))
+        if run.seed == 0 and (own := found.of_seeds(run))
     ]
     varied = {data: many(data, 2) for data in SETS}
     drawn = [

@@ -14,8 +14,12 @@ from edgebert.shaping import depth
 
 CLASSIFIED = ("sst2_sent", "banking77", "clinc150", "qnli_small", "wnut17")
 ENCODED, TAGGED = "stsb", "wnut17"
+# The rate by which methods, cuts and settings of the encoder were compared; its recipe's is larger since.
+SLOWLY = ("lr", 1e-4)
 # Few classes and many: what is asked of these first.
 BOTH = ("sst2_sent", "banking77")
+# Of so few classes that the recipe's steps are smaller than those of many, and these larger steps.
+FEW, LARGER_STEPS = ("sst2_sent", "qnli_small"), ("lr", 3e-4)
 SETS = (*CLASSIFIED, ENCODED)
 FULL, DEPTHS, MIDDLE = 6, (1, 2, 3, 4, 5), 3
 # Depths that are trained in one run.
@@ -81,16 +85,20 @@ class Run:
 
     @property
     def without(self) -> Run:
-        """What tells what its settings bring: the run without them, but with a dropout that only goes with them.
+        """What tells what its settings bring: the run without them, but with a dropout or a rate that go with them.
 
-        Without settings, what tells what its teacher brings, or its method.
+        Without settings of its own, what tells what its teacher brings, or its method.
         """
         if self.better:
             return replace(self, better=False)
-        if not self.settings:
+        own = tuple(setting for setting in self.settings if setting != SLOWLY)
+        dropout = tuple(setting for setting in own if setting[0] == "dropout")
+        if own:
+            rate = (SLOWLY,) if SLOWLY in self.settings else ()
+            return replace(self, settings=((dropout if dropout != own else ()) + rate))
+        if self.method != "hidden":
             return replace(self, method="hidden")
-        dropout = tuple(setting for setting in self.settings if setting[0] == "dropout")
-        return replace(self, settings=dropout if dropout != self.settings else ())
+        return replace(self, settings=())
 
     @property
     def is_teacher(self) -> bool:
@@ -144,25 +152,42 @@ def plan() -> list[Run]:
 
 def tried() -> list[Run]:
     """What was tried beside the recipe: trainings with settings of their own."""
-    return [*_settings(), *_many_variants(), *_of_missed()]
+    return list(dict.fromkeys([*_settings(), *_rates(), *_many_variants()]))
 
 
 def taught_better(data: str) -> Run:
-    """A student of three layers, where the aim is missed, of a better teacher."""
+    """A student of three layers, of a better teacher."""
     return replace(recipe(data, MIDDLE), better=True)
 
 
-def _of_missed() -> Iterator[Run]:
-    """What three layers were given: larger steps, and more texts."""
-    larger = {"sst2_sent": 3e-4, "banking77": 1e-3, "clinc150": 1e-3, "qnli_small": 3e-4, TAGGED: 3e-4}
-    yield from (replace(recipe(data, MIDDLE), settings=(("lr", lr),)) for data, lr in larger.items())
-    yield from (replace(recipe(data, MIDDLE), settings=(("augment", 2),)) for data in CLASSIFIED)
+def _rates() -> Iterator[Run]:
+    """The recipe by other steps than its own."""
+    yield from (slowly(recipe(ENCODED, layers)) for layers in DEPTHS)
+    yield from (replace(recipe(ENCODED, MIDDLE), settings=(("lr", lr),)) for lr in (3e-4, 3e-3))
+    # The tagger has many: it is the recipe again, on another machine perhaps.
+    for layers in (3, 2, 1):
+        yield from (stepped(data, layers, seed) for data in (*FEW, TAGGED) for seed in seeds_stepped(layers))
+    yield from (replace(recipe(data, MIDDLE), settings=(("lr", 1e-3),)) for data in ("banking77", "clinc150"))
+
+
+def stepped(data: str, layers: int, seed: int) -> Run:
+    """The recipe of few classes by larger steps."""
+    return replace(seeded(data, layers, seed), settings=(LARGER_STEPS,))
+
+
+def seeds_stepped(layers: int) -> tuple[int, ...]:
+    """Seeds of that: as many as of the recipe where the aim was near."""
+    return SEEDS[layers] if layers == MIDDLE else (0,)
+
+
+def slowly(run: Run) -> Run:
+    """The same by the steps by which trainings of its set are compared: those of the encoder are small."""
+    return replace(run, settings=(*run.settings, SLOWLY)) if run.data == ENCODED else run
 
 
 def compared(data: str, method: str, layers: int, start: str = "teacher", keep: str = "first") -> Run:
     """A training by which methods or cuts are compared: of the encoder by smaller steps than its recipe takes."""
-    settings = (("lr", 1e-4),) if data == ENCODED else ()
-    return Run(data, method, (layers,), start, keep, settings=settings)
+    return slowly(Run(data, method, (layers,), start, keep))
 
 
 def recipe(data: str, layers: int) -> Run:
@@ -243,12 +268,11 @@ def _settings() -> Iterator[Run]:
     # What three times the steps bring without variants.
     yield replace(recipe("qnli_small", 2), settings=(("epochs", 15),))
     yield from (replace(recipe(data, 2), settings=(("augment", 2),)) for data in CLASSIFIED if data != TAGGED)
+    yield from (replace(recipe(data, MIDDLE), settings=(("augment", 2),)) for data in CLASSIFIED)
     encoder = recipe(ENCODED, 3)
-    yield replace(encoder, settings=(("augment", 2), ("lr", 1e-4)))
-    yield from (replace(encoder, settings=(("lr", lr),)) for lr in (3e-4, 3e-3))
-    yield from (replace(recipe(ENCODED, layers), settings=(("lr", 1e-4),)) for layers in DEPTHS)
+    yield slowly(replace(encoder, settings=(("augment", 2),)))
     yield replace(encoder, method="relations")
-    yield replace(encoder, method="relations", settings=(("lr", 1e-4),))
+    yield slowly(replace(encoder, method="relations"))
     yield replace(recipe("qnli_small", 2), settings=(("augment", 8), ("epochs", 2)))
 
 

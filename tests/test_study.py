@@ -90,11 +90,11 @@ def test_seeds_are_one_cell_where_all_are_there(tmp_path: Path) -> None:
     made = [row(study_plan.seeded(data, 2, seed), 2, at[seed]) for data in study_plan.CLASSIFIED for seed in at]
     study_rows.append(tmp_path / "rows.jsonl", made)
     found = study_found.Found.read(tmp_path / "rows.jsonl", tmp_path / "latencies.json")
-    assert str(found.of_seeds("sst2_sent", 2)) == "-2.0 ±1.0 (-3.0 to -1.0)"
+    assert str(found.of_seeds(study_plan.recipe("sst2_sent", 2))) == "-2.0 ±1.0 (-3.0 to -1.0)"
     assert found.by_seed(2) == [-1.0, -2.0, -3.0]
     study_rows.append(tmp_path / "less.jsonl", made[:-1])
     less = study_found.Found.read(tmp_path / "less.jsonl", tmp_path / "latencies.json")
-    assert str(less.of_seeds("wnut17", 2)) == "-1.0 (-2.0 to +0.0)"
+    assert str(less.of_seeds(study_plan.recipe("wnut17", 2))) == "-1.0 (-2.0 to +0.0)"
     assert less.by_seed(2) == [-1.0, -2.0]
 
 
@@ -120,6 +120,19 @@ def test_settings_are_compared_with_what_goes_without_them() -> None:
     run = study_plan.Run("wnut17", "hidden", (3,), settings=(("epochs", 15), ("dropout", 0.0)))
     assert run.without.name == "wnut17-hidden-l3-teacher-dropout0"
     assert run.without.without.name == "wnut17-hidden-l3-teacher"
+    # The rate by which the encoder's are compared goes with each, and is a setting of its own by itself.
+    slow = study_plan.slowly(study_plan.Run("stsb", "hidden", (3,), settings=(("augment", 2),)))
+    names = [slow.name, slow.without.name, slow.without.without.name]
+    assert names == [f"stsb-hidden-l3-teacher{more}" for more in ("-augment2-lr0.0001", "-lr0.0001", "")]
+    relations = study_plan.slowly(study_plan.Run("stsb", "relations", (3,)))
+    assert relations.without.name == "stsb-hidden-l3-teacher-lr0.0001"
+
+
+def test_a_student_of_a_better_teacher_is_compared_with_one_of_the_teacher() -> None:
+    run = study_plan.taught_better("qnli_small")
+    assert run.needs == study_plan.better_teacher("qnli_small")
+    assert run.needs.needs == study_plan.teacher_of("qnli_small")
+    assert run.without == study_plan.recipe("qnli_small", 3)
 
 
 def test_the_committed_page_is_what_the_committed_rows_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
