@@ -69,9 +69,9 @@ def _teachers(runs: Sequence[Run]) -> list[Run]:
 
 
 def _is_gone(teacher: Run, folder: Path) -> bool:
-    """Whether a teacher that was trained, on another machine perhaps, is not in the folder."""
+    """Whether a teacher that was trained, on another machine perhaps, is not in the folder, or its own is not."""
     place = kept_in(teacher, folder)
-    return place is not None and not place.exists()
+    return (place is not None and not place.exists()) or (teacher.needs is not None and _is_gone(teacher.needs, folder))
 
 
 class _Queue:
@@ -162,7 +162,8 @@ class _Runner:
         with self._lock:
             if run.name not in self._done:
                 study_rows.append(self._rows, rows)
-            print(f"{run.name}: {told} ({rows[0]['cpu_seconds']} s)", file=sys.stderr, flush=True)
+            took = f" ({rows[0]['cpu_seconds']} s)" if "cpu_seconds" in rows[0] else ""
+            print(f"{run.name}: {told}{took}", file=sys.stderr, flush=True)
         self._queue.done(run)
 
     def _failed(self, run: Run, why: str) -> None:
@@ -171,8 +172,8 @@ class _Runner:
         lost = self._queue.give_up(run)
         with self._lock:
             self.failed += [one.name for one in (run, *lost)]
-            students = f", and with it {len(lost)} students" if lost else ""
-            print(f"{run.name} failed{students}:\n{why[-2000:]}", file=sys.stderr, flush=True)
+            others = f", and with it {len(lost)} runs" if lost else ""
+            print(f"{run.name} failed{others}:\n{why[-2000:]}", file=sys.stderr, flush=True)
 
 
 class _Process:

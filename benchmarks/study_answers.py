@@ -13,17 +13,14 @@ from study_plan import (
     CLASSIFIED,
     DEPTHS,
     ENCODED,
-    FEW,
     FULL,
     LARGER,
-    LARGER_STEPS,
     MANY,
     MIDDLE,
     NARROWED,
     ROUNDED,
     SEEDS,
     SHAPES,
-    TAGGED,
     TOGETHER,
     Run,
     larger,
@@ -32,9 +29,7 @@ from study_plan import (
     plan,
     recipe,
     seeded,
-    seeds_stepped,
     shape,
-    stepped,
     taught_better,
     teacher_of,
 )
@@ -53,7 +48,7 @@ NOTICED = 0.5
 
 def head(found: Found) -> str:
     """What was run, on what, and how to read it."""
-    rows = list(found.rows.values())
+    rows = [*found.rows.values(), *found.again]
     dates = sorted({row["date"] for row in rows})
     seeds = _and([f"{len(which)} with {_layers(layers)}" for layers, which in SEEDS.items()])
     teachers = "; ".join(
@@ -65,7 +60,7 @@ def head(found: Found) -> str:
 
 MiniLM-L6 (6 layers, 384 wide) is fine-tuned for a task and made shallower in every way that edgebert knows; each result is compared with its 6-layer teacher on the task's test part. Every number here comes from [rows](study/rows.jsonl) and [latencies](study/latencies.json) of `make study`, which goes on where it was cut off; `python benchmarks/study_page.py` writes this page. {" to ".join(dict.fromkeys((dates[0], dates[-1])))}: {"; ".join(_machines(rows))}. Each trained the teachers that it needed, by the same command; a student is compared with its own machine's, and cells of a row may be of different ones.
 
-Numbers are points of the task's metric (accuracy; entity F1 for wnut17; Spearman's correlation of cosines for stsb) between a student and its teacher, both in fp32 unless said, in brackets the paired 95 % interval over the texts of test. Of the recipe there are more seeds than one ({seeds}): ± is their standard deviation, the points and both ends of the interval are their means. Everything else is of one seed. The teachers (those of the first machine): {teachers}. "Mean of five" is over the classified sets. What sets the tagger's recipe apart was [chosen on the dev part](decisions/033-taggers-keep-the-lowest-and-drop.md) of wnut17.
+Numbers are points of the task's metric (accuracy; entity F1 for wnut17; Spearman's correlation of cosines for stsb) between a student and its teacher, both in fp32 unless said, in brackets the paired 95 % interval over the texts of test. Of the recipe there are more seeds than one ({seeds}), and of a few other rows: the points and both ends of the interval are their means, ± their standard deviation where they are three or more. Everything else is of one seed. The teachers (those of the first machine): {teachers}. "Mean of five" is over the classified sets. What sets the tagger's recipe apart was [chosen on the dev part](decisions/033-taggers-keep-the-lowest-and-drop.md) of wnut17.
 
 Rows of a table that differ by less than about a point are not told apart. The teachers are fine-tuned as BERT's authors do it, on labels alone, for 3 to 5 epochs; students begin where these end, and may pass them. Of stsb, the encoder MiniLM itself is the teacher, and there is no student without one. A dash stands for what was not run.
 
@@ -102,7 +97,7 @@ def _aims(found: Found) -> str:
             varied = found.mean({name: found.points(many(name, layers)) for name in CLASSIFIED})
             more = "" if varied is None else f", with {MANY['augment']} variants of each text {varied:+.1f}"
             lines.append(f"{_layers(layers)} {lost:+.1f}{spread} (aim -{aim}: {verdict}{more})")
-    encoder = found.of_seeds(recipe(ENCODED, 3))
+    encoder = Points.of(found.seeds(recipe(ENCODED, 3)))
     if encoder:
         verdict = "reached" if encoder.value >= -ENCODER_AIM else "missed"
         lines.append(f"{ENCODED} at 3 layers {encoder} (aim -{ENCODER_AIM}: {verdict})")
@@ -174,7 +169,7 @@ def depth(found: Found) -> str:
     """Question 3."""
     told, slopes = [], []
     for name in (*CLASSIFIED, ENCODED):
-        known = {k: points for k in DEPTHS if (points := found.of_seeds(recipe(name, k)))}
+        known = {k: points for k in DEPTHS if (points := Points.of(found.seeds(recipe(name, k))))}
         enough = next((k for k, points in known.items() if points.high >= 0), None)
         told += [f"{name} {enough or f'more than {max(known)}'}"] if known else []
         slope = {way: _slope(found, name, way) for way in ("int8", "fp32")}
@@ -276,47 +271,49 @@ def _costs(found: Found) -> list[str]:
     told = []
     for data in BOTH:
         shared, alone = found.row(one_run(data), FULL), found.row(lowest(data, FULL))
-        told += [f"{data} {shared['cpu_seconds'] / alone['cpu_seconds']:.2f} times"] if shared and alone else []
+        known = [row["cpu_seconds"] for row in (shared, alone) if row and "cpu_seconds" in row]
+        told += [f"{data} {known[0] / known[1]:.2f} times"] if len(known) == 2 else []
     return told
 
 
 def helped(found: Found) -> str:
     """What was tried beside the recipe."""
     runs = {name: many(name, 2) for name in (*CLASSIFIED, ENCODED)}
-    pairs = {name: (found.beside(run), found.points(run)) for name, run in runs.items()}
+    pairs = {name: (Points.of(found.without(run)), found.points(run)) for name, run in runs.items()}
     told = [f"{name} {less.value:+.1f} to {more.value:+.1f}" for name, (less, more) in pairs.items() if less and more]
     faster = [f"{name} {p.value:+.1f}" for name, k in LARGER if k == 2 and (p := found.points(larger(name, k)))]
     return f"""## What helped, and what did not
 
 Many variants of the texts, where few layers are kept: 2 layers go from {", ".join(told) or UNKNOWN}, by `{many(ENCODED, 2).options}`; with `--lr 0.001` {", ".join(faster) or UNKNOWN}.
-`--augment` N: the teacher is asked about N variants of every text too (words hidden or exchanged, parts, new pairs), so that an epoch has 1 + N times the texts. `--augment 4 --epochs 1` takes as many steps as the recipe, `--augment 2` as many as 15 epochs.{_minutes(found)} The last column is what goes without these options, of the layers kept beside them; an encoder's `--lr 0.0001` and a tagger's `--dropout 0.0` beside another option, and `logits`, are in both. It is the mean of the seeds that were trained on the same kind of device, a CPU or a GPU, or, where none was, of all.
-{_larger_steps(found)}"""  # noqa: E501
+`--augment` N: the teacher is asked about N variants of every text too (words hidden or exchanged, parts, new pairs), so that an epoch has 1 + N times the texts. `--augment 4 --epochs 1` takes as many steps as the recipe, `--augment 2` as many as 15 epochs.{_minutes(found)} "Without" is the same training without these options, and of the same layers. Three things stay in both: `--method logits`, a tagger's `--dropout 0.0` beside another option, an encoder's `--lr 0.0001` beside another option. It is the mean of the seeds trained on the same machine; where there are none, of all seeds. "dev" is what they bring on dev, by which such things are chosen, to the same seed.
+{_again(found)}"""  # noqa: E501
 
 
-def _larger_steps(found: Found) -> str:
-    """What the steps of many classes bring to few, on test and on dev: on each set the mean of the same seeds."""
+def _again(found: Found) -> str:
+    """What another machine makes of the same trainings."""
     told = []
-    for name in (*FEW, TAGGED):
-        for layers in sorted(SEEDS, reverse=True):
-            seeds = seeds_stepped(layers)
-            pairs = [(found.row(seeded(name, layers, n)), found.row(stepped(name, layers, n))) for n in seeds]
-            both = [(own, fast) for own, fast in pairs if own and fast]
-            if len(both) == len(seeds):
-                test = [statistics.mean(pair[which]["points"][0] for pair in both) for which in (0, 1)]
-                dev = 100 * statistics.mean(fast["dev"] - own["dev"] for own, fast in both)
-                told.append(f"{name} with {_layers(layers)} {test[0]:+.1f} to {test[1]:+.1f} (on dev by {dev:+.1f})")
+    for name in CLASSIFIED:
+        for layers in DEPTHS:
+            names = {seeded(name, layers, seed).name for seed in SEEDS.get(layers, (0,))}
+            again = {row["run"]: row for row in found.again if row["run"] in names}
+            if again:
+                first = [row for (run, _), row in found.rows.items() if run in again]
+                values = [f"{points.value:+.1f}" for rows in (first, again.values()) if (points := Points.of([*rows]))]
+                seeds = f"{len(again)} seed{'s' if len(again) > 1 else ''}"
+                told.append(f"{name} with {_layers(layers)} {' and '.join(values)} ({seeds})")
     return f"""
-Few classes by the steps of many, `--lr {LARGER_STEPS[1]}` instead of 0.0001, the same seeds of each: {"; ".join(told) or UNKNOWN}. Of {TAGGED}, which has many, this is the recipe's own rate: what differs there is what another machine, and a teacher trained on it, makes of the same seeds.
+The same trainings again, on another machine and of a teacher trained there: {"; ".join(told) or UNKNOWN}. What differs by less tells nothing.
 """  # noqa: E501
 
 
 def taught(found: Found) -> str:
     """What a better teacher brings."""
-    pairs = {name: (found.points(taught_better(name)), found.beside(taught_better(name))) for name in CLASSIFIED}
-    both = {name: (a.value, b.value) for name, (a, b) in pairs.items() if a and b}
-    gains = [ours - theirs for ours, theirs in both.values()]
-    told = f"{statistics.mean(gains):+.1f} points on the mean of {_and(list(both))}" if gains else UNKNOWN
-    return f"""A better teacher: the fine-tuned teacher is distilled once more, by `hidden` into as many layers, and that model teaches (born again: [Furlanello et al. 2018](https://arxiv.org/abs/1805.04770)). It brings students of {_layers(MIDDLE)} {told}.
+    told = []
+    for name in CLASSIFIED:
+        own, without, dev = found.compared(taught_better(name))
+        if own and without and dev is not None:
+            told.append(f"{name} {without.value:+.1f} to {own.value:+.1f} (dev {dev:+.1f})")
+    return f"""A better teacher: the fine-tuned teacher is distilled once more, by `hidden` into as many layers, and that model teaches (born again: [Furlanello et al. 2018](https://arxiv.org/abs/1805.04770)). One seed of it, beside the seeds of the fine-tuned teacher's students of the same machine, with {_layers(MIDDLE)}: {", ".join(told) or UNKNOWN}.
 """  # noqa: E501
 
 

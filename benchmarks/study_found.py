@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import study_rows
-from study_plan import CLASSIFIED, SEEDS, Run, seeded, teacher_of
+from study_plan import CLASSIFIED, ENCODED, SEEDS, Run, seeded, teacher_of
 
 ABSENT = "–"
 
@@ -28,14 +28,17 @@ class Points:
     spread: float | None = None
 
     @classmethod
-    def mean(cls, found: Sequence[Points]) -> Points | None:
+    def of(cls, rows: Sequence[Mapping[str, Any]]) -> Points | None:
         """What trainings of several seeds have together, or the one there is; None of none."""
+        found = [cls(*row["points"]) for row in rows]
         if len(found) < 2:
             return found[0] if found else None
         value, low, high = (
             statistics.mean(one) for one in zip(*((p.value, p.low, p.high) for p in found), strict=True)
         )
-        return cls(value, low, high, statistics.stdev(one.value for one in found))
+        # Two say nothing of how far apart seeds are.
+        spread = statistics.stdev(one.value for one in found) if len(found) > 2 else None
+        return cls(value, low, high, spread)
 
     def __str__(self) -> str:
         spread = "" if self.spread is None else f" ±{self.spread:.1f}"
@@ -44,19 +47,28 @@ class Points:
 
 @dataclass(frozen=True)
 class Found:
-    """Rows by run and depth; ``latencies`` are milliseconds of one text, by set, precision and depth."""
+    """Rows by run and depth; ``latencies`` are milliseconds of one text, by set, precision and depth.
+
+    ``again`` are rows of trainings that another machine has a row of already, in ``rows``.
+    """
 
     rows: Mapping[tuple[str, int], Mapping[str, Any]]
+    again: Sequence[Mapping[str, Any]]
     latencies: Mapping[str, Any]
 
     @classmethod
     def read(cls, rows: Path, latencies: Path) -> Found:
         """What is in the files; a file that is not there holds nothing."""
         known: dict[tuple[str, int], dict[str, Any]] = {}
-        # What int8 costs is a row of its own.
+        again = []
         for row in study_rows.read(rows):
-            known.setdefault((row["run"], row["layers"]), {}).update(row)
-        return cls(known, json.loads(latencies.read_text("utf-8")) if latencies.exists() else {})
+            first = known.setdefault((row["run"], row["layers"]), {})
+            if "fp32" in row and "fp32" in first:
+                again.append(row)
+            else:
+                # What int8 costs is a row of its own.
+                first.update(row)
+        return cls(known, again, json.loads(latencies.read_text("utf-8")) if latencies.exists() else {})
 
     def row(self, run: Run, layers: int | None = None) -> Mapping[str, Any] | None:
         """The row of a run, of several depths the one of so many layers."""
@@ -65,23 +77,42 @@ class Found:
     def points(self, run: Run, layers: int | None = None) -> Points | None:
         """How far the student of one training is from its teacher, both in fp32."""
         row = self.row(run, layers)
-        return Points(*row["points"]) if row else None
+        return Points.of([row]) if row else None
 
-    def of_seeds(self, run: Run) -> Points | None:
-        """The students of all seeds together; where one is missing, that of seed 0."""
-        known = [self.points(one) for one in _seeds_of(run)]
-        return Points.mean([points for points in known if points]) if all(known) else known[0]
+    def seeds(self, run: Run) -> list[Mapping[str, Any]]:
+        """The rows of a run's seeds; where one is missing, that of seed 0 alone."""
+        rows = [self.row(one) for one in _seeds_of(run)]
+        return [row for row in rows if row] if all(rows) else [row for row in rows[:1] if row]
 
-    def beside(self, run: Run) -> Points | None:
-        """What a run with settings of its own is compared with: the same without, of seeds trained where it was.
+    def without(self, run: Run) -> list[Mapping[str, Any]]:
+        """What a run with settings of its own is compared with: the same without, of seeds that its machine trained.
 
-        Of all seeds, where none of them was.
+        Of all seeds, where that machine trained none.
         """
-        own = self.row(run)
-        without = _seeds_of(run.without)
-        there = [one for one in without if own and (row := self.row(one)) and row["device"] == own["device"]]
-        known = [points for one in there if (points := self.points(one))]
-        return Points.mean(known) or self.of_seeds(run.without)
+        own, names = self.row(run), [one.name for one in _seeds_of(run.without)]
+        trained = [row for row in (*self.rows.values(), *self.again) if row["run"] in names]
+        there = [row for row in trained if own and machine_of(row) == machine_of(own)]
+        return there or self.seeds(run.without)
+
+    def compared(self, run: Run) -> tuple[Points | None, Points | None, float | None]:
+        """The points of a run with settings of its own, of what goes without, and what they bring on dev, in points."""
+        gains = [self._on_dev(one) for one in _seeds_of(run) if self.row(one)]
+        return Points.of(self.seeds(run)), Points.of(self.without(run)), mean(gains)
+
+    def beside(self, run: Run, other: Run) -> Mapping[str, Any] | None:
+        """The row of another run, of the machine that trained this one if there is one."""
+        own, first = self.row(run), self.row(other)
+        again = [row for row in self.again if row["run"] == other.name]
+        there = [row for row in again if own and machine_of(row) == machine_of(own)]
+        return there[0] if there else first
+
+    def _on_dev(self, run: Run) -> float | None:
+        """What a run's settings bring on dev, beside the same seed, whose dev part is the same.
+
+        None of an encoder, of which dev knows a loss alone.
+        """
+        own, without = self.row(run), self.beside(run, run.without)
+        return 100 * (own["dev"] - without["dev"]) if own and without and run.data != ENCODED else None
 
     def rounded(self, run: Run) -> Points | None:
         """How far int8 is from fp32."""
@@ -108,6 +139,11 @@ class Found:
 
 def _seeds_of(run: Run) -> list[Run]:
     return [replace(run, seed=seed) for seed in SEEDS.get(run.layers[0], (0,))]
+
+
+def machine_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    """What trained it."""
+    return row["device"], row["cpu"]
 
 
 def value(points: Points | None) -> float | None:

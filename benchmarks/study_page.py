@@ -107,7 +107,7 @@ def _by_cut(found: Found, layers: int, methods: Sequence[str] = ("hidden", "logi
 
 
 def _depth(found: Found, pictures: Path) -> str:
-    of_set = [_series(data, {k: value(found.of_seeds(recipe(data, k))) for k in DEPTHS}) for data in SETS]
+    of_set = [_series(data, {k: value(Points.of(found.seeds(recipe(data, k)))) for k in DEPTHS}) for data in SETS]
     lines(pictures / "layers.svg", [one for one in of_set if one.x], "layers", POINTS, levels={"teacher": 0.0})
     drawn = []
     for data in SETS:
@@ -121,7 +121,7 @@ def _depth(found: Found, pictures: Path) -> str:
         lines(pictures / "depth.svg", [one for one in drawn if one.x], "p50 latency of one text in int8, ms", POINTS)
     rows = []
     for depth in DEPTHS:
-        points = {data: found.of_seeds(recipe(data, depth)) for data in SETS}
+        points = {data: Points.of(found.seeds(recipe(data, depth))) for data in SETS}
         rows.append([depth, *points.values(), found.mean(points)])
     times = [
         [precision, depth, *(_ms(found.p50(data, precision, depth)) for data in SETS)]
@@ -199,27 +199,32 @@ def _helped(found: Found, pictures: Path) -> str:
     """What was tried beside the recipe: every run with settings of its own, beside the recipe's."""
     runs = sorted(tried(), key=lambda run: (SETS.index(run.data), -run.layers[0]))
     rows: list[list[object]] = [
-        [run.data, run.layers[0], run.keep, f"`{run.options}`", own, found.beside(run)]
+        [run.data, run.layers[0], run.keep, f"`{run.options}`", *found.compared(run)]
         for run in runs
-        if run.seed == 0 and (own := found.of_seeds(run))
+        if run.seed == 0 and found.row(run)
     ]
     varied = {data: many(data, 2) for data in SETS}
     drawn = [
-        _bars_of("the recipe", {data: found.beside(run) for data, run in varied.items()}),
+        _bars_of("the recipe", {data: Points.of(found.without(run)) for data, run in varied.items()}),
         _bars_of(f"{MANY['augment']} variants of each text", {data: found.points(run) for data, run in varied.items()}),
     ]
     bars(pictures / "variants.svg", SETS, [one for one in drawn if one.x], POINTS)
     picture = "![Points to the teacher at two layers, by the recipe and with many variants](study/variants.svg)\n"
-    heads = ["set", "layers", "kept", "asked of `edgebert distill`", "points", "the recipe's"]
+    heads = ["set", "layers", "kept", "asked of `edgebert distill`", "points", "without", "dev"]
     return "\n".join([answers.helped(found), picture, table(heads, rows), answers.taught(found), _taught(found)])
 
 
 def _taught(found: Found) -> str:
     """What a better teacher is, and what its students are."""
+    runs = [taught_better(data) for data in CLASSIFIED]
     kinds = {
-        "the better teacher, 6 layers": {data: found.points(better_teacher(data)) for data in CLASSIFIED},
-        f"{MIDDLE} layers, of it": {data: found.points(taught_better(data)) for data in CLASSIFIED},
-        f"{MIDDLE} layers, of the fine-tuned one": {data: found.beside(taught_better(data)) for data in CLASSIFIED},
+        f"the better teacher, {FULL} layers": {
+            run.data: Points.of([row]) if (row := found.beside(run, better_teacher(run.data))) else None for run in runs
+        },
+        f"{MIDDLE} layers, of it": {run.data: found.points(run) for run in runs},
+        f"{MIDDLE} layers, of the fine-tuned one": {
+            run.data: Points.of(found.without(run)) if found.row(run) else None for run in runs
+        },
     }
     rows = [[name, *of_set.values(), found.mean(of_set)] for name, of_set in kinds.items()]
     return table(["points to the fine-tuned teacher", *CLASSIFIED, "mean of five"], rows)

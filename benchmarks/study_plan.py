@@ -18,8 +18,8 @@ ENCODED, TAGGED = "stsb", "wnut17"
 SLOWLY = ("lr", 1e-4)
 # Few classes and many: what is asked of these first.
 BOTH = ("sst2_sent", "banking77")
-# Of so few classes that the recipe's steps are smaller than those of many, and these larger steps.
-FEW, LARGER_STEPS = ("sst2_sent", "qnli_small"), ("lr", 3e-4)
+# Of so few classes that the recipe's steps are smaller than those of many.
+FEW = ("sst2_sent", "qnli_small")
 SETS = (*CLASSIFIED, ENCODED)
 FULL, DEPTHS, MIDDLE = 6, (1, 2, 3, 4, 5), 3
 # Depths that are trained in one run.
@@ -107,7 +107,7 @@ class Run:
 
     @property
     def needs(self) -> Run | None:
-        """The run whose checkpoint it is distilled from; None for a teacher that is fine-tuned."""
+        """The run whose checkpoint has to be there before it; None for a set's own teacher."""
         if self.is_teacher:
             return None
         return better_teacher(self.data) if self.better else teacher_of(self.data)
@@ -164,20 +164,11 @@ def _rates() -> Iterator[Run]:
     """The recipe by other steps than its own."""
     yield from (slowly(recipe(ENCODED, layers)) for layers in DEPTHS)
     yield from (replace(recipe(ENCODED, MIDDLE), settings=(("lr", lr),)) for lr in (3e-4, 3e-3))
-    # The tagger has many: it is the recipe again, on another machine perhaps.
-    for layers in (3, 2, 1):
-        yield from (stepped(data, layers, seed) for data in (*FEW, TAGGED) for seed in seeds_stepped(layers))
+    for data in FEW:
+        larger = (("lr", 3e-4),)
+        yield from (replace(seeded(data, MIDDLE, seed), settings=larger) for seed in SEEDS[MIDDLE])
+        yield from (replace(recipe(data, layers), settings=larger) for layers in (2, 1))
     yield from (replace(recipe(data, MIDDLE), settings=(("lr", 1e-3),)) for data in ("banking77", "clinc150"))
-
-
-def stepped(data: str, layers: int, seed: int) -> Run:
-    """The recipe of few classes by larger steps."""
-    return replace(seeded(data, layers, seed), settings=(LARGER_STEPS,))
-
-
-def seeds_stepped(layers: int) -> tuple[int, ...]:
-    """Seeds of that: as many as of the recipe where the aim was near."""
-    return SEEDS[layers] if layers == MIDDLE else (0,)
 
 
 def slowly(run: Run) -> Run:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import study_rows
 import torch
-from study_plan import ENCODED, FFN, FULL, Run, kept_in, plan, rounded_runs, teacher_of
+from study_plan import ENCODED, FFN, FULL, Run, better_teacher, kept_in, plan, rounded_runs, teacher_of
 
 from edgebert import build
 from edgebert.artifact import Artifact, problem_of
@@ -56,15 +56,16 @@ def main() -> None:
 
 def rows(run: Run, folder: Path, place: Path) -> Iterator[dict[str, Any]]:
     """The results of a run, a row for each of its depths."""
-    work = folder / "work" / run.name
-    before = time.process_time()
-    teaches = run.is_teacher or kept_in(run, folder)
+    work, kept = folder / "work" / run.name, kept_in(run, folder)
+    before, there = time.process_time(), kept is not None and kept.exists()
+    teaches = run.is_teacher or kept
     made = [taught_by(run, folder, place)] if teaches else _students(run, folder, place, work)
-    seconds = time.process_time() - before
+    # Of one that is there already nobody knows any more.
+    seconds = {} if there else {"cpu_seconds": round(time.process_time() - before)}
     data = in_terms_of(made[0], read(place))
     teacher = _teachers_scores(run.data, folder, place, data)
     for checkpoint in made:
-        yield _row(run, checkpoint, data, teacher) | {"cpu_seconds": round(seconds)}
+        yield _row(run, checkpoint, data, teacher) | seconds
     if run in rounded_runs() and not run.is_teacher:
         _keep(made[0], folder / "students" / run.name)
     shutil.rmtree(work, ignore_errors=True)
@@ -90,6 +91,8 @@ def taught_by(run: Run, folder: Path, place: Path) -> Artifact:
         if run.is_teacher:
             # Of another teacher.
             _kept_scores(run.data, folder).unlink(missing_ok=True)
+            if better := kept_in(better_teacher(run.data), folder):
+                shutil.rmtree(better, ignore_errors=True)
         shutil.rmtree(work)
     return open_checkpoint(str(out))
 

@@ -111,7 +111,7 @@ def answers(server: Server) -> bool:
 def free_port() -> int:
     """A port that nobody listens to, below those that the system gives to connections that go out."""
     while True:
-        port = random.randrange(10_000, 30_000)
+        port = random.SystemRandom().randrange(10_000, 30_000)
         with socket.socket() as found, suppress(OSError):
             found.bind(("127.0.0.1", port))
             return port

@@ -304,20 +304,33 @@ def test_a_long_text_does_not_hold_up_the_event_loop(classifier: Model, monkeypa
 
 
 def test_a_forked_batcher_says_so(classifier: Model) -> None:
+    taken, forked = threading.Event(), threading.Event()
+
+    def hold(batcher: edgebert.Batcher) -> None:
+        with batcher._changed:
+            taken.set()
+            assert forked.wait(PATIENCE)
+
     with edgebert.Batcher(classifier) as batcher:
         assert batcher.submit(TEXTS[0]).result(PATIENCE)
+        # As a worker does at times: the child has the lock, and nobody who will give it back.
+        holder = threading.Thread(target=hold, args=[batcher])
+        holder.start()
+        assert taken.wait(PATIENCE)
         child = os.fork()
         if not child:
             code = 1
-            # A deadlock would last for ever.
             signal.alarm(60)
             try:
-                batcher.submit(TEXTS[0])
-            except BatcherClosed:
+                for ask in (lambda: batcher.submit(TEXTS[0]), batcher.metrics):
+                    with pytest.raises(BatcherClosed, match="of another process"):
+                        ask()
                 batcher.close()
                 code = 0
             finally:
                 os._exit(code)
+        forked.set()
+        holder.join(PATIENCE)
         assert os.waitpid(child, 0)[1] == 0
 
 

@@ -45,8 +45,8 @@ class Served:
     def leave(self):
         os._exit(7)
     def wait(self, path):
-        open(path + ".begun", "w").close()
         try:
+            open(path + ".begun", "w").close()
             time.sleep(60)
         finally:
             open(path, "w").close()

@@ -118,7 +118,7 @@ def ends_in_peace(server: Server, workers: int) -> None:
             assert receive(connection).status == 200
         for connection in connections:
             send(connection, "/predict", {"texts": asked})
-        # Nor does it read on: that all were read shows the system's queue of what came.
+        # A server that ends reads nothing more either: wait until the system's queues show that all was read.
         until(lambda: not any(unread(server.port)))
         first = receive(connections[0])
         server.process.send_signal(signal.SIGTERM)

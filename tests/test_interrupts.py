@@ -202,6 +202,7 @@ def test_an_interrupted_bench_ends_quietly_with_its_workers(exported: tuple[Path
     forks.until("no --data")
     command = psutil.Process(forks.pid)
     while not (workers := command.children(recursive=True)):
+        assert command.status() != psutil.STATUS_ZOMBIE
         time.sleep(0.01)
     # Into the workers' imports, where a second Ctrl-C of theirs would make noise.
     time.sleep(0.2)

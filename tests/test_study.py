@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ import pytest
 import tiny
 from commands import ROOT
 
+from edgebert import build
 from edgebert.training.plan import TrainConfig
 
 sys.path.append(str(ROOT / "benchmarks"))
-study_found, study_page, study_plan, study_rows, study_run = (
-    importlib.import_module(f"study_{name}") for name in ("found", "page", "plan", "rows", "run")
+study_answers, study_found, study_page, study_plan, study_rows, study_run = (
+    importlib.import_module(f"study_{name}") for name in ("answers", "found", "page", "plan", "rows", "run")
 )
 
 
@@ -90,11 +93,11 @@ def test_seeds_are_one_cell_where_all_are_there(tmp_path: Path) -> None:
     made = [row(study_plan.seeded(data, 2, seed), 2, at[seed]) for data in study_plan.CLASSIFIED for seed in at]
     study_rows.append(tmp_path / "rows.jsonl", made)
     found = study_found.Found.read(tmp_path / "rows.jsonl", tmp_path / "latencies.json")
-    assert str(found.of_seeds(study_plan.recipe("sst2_sent", 2))) == "-2.0 ±1.0 (-3.0 to -1.0)"
+    assert str(study_found.Points.of(found.seeds(study_plan.recipe("sst2_sent", 2)))) == "-2.0 ±1.0 (-3.0 to -1.0)"
     assert found.by_seed(2) == [-1.0, -2.0, -3.0]
     study_rows.append(tmp_path / "less.jsonl", made[:-1])
     less = study_found.Found.read(tmp_path / "less.jsonl", tmp_path / "latencies.json")
-    assert str(less.of_seeds(study_plan.recipe("wnut17", 2))) == "-1.0 (-2.0 to +0.0)"
+    assert str(study_found.Points.of(less.seeds(study_plan.recipe("wnut17", 2)))) == "-1.0 (-2.0 to +0.0)"
     assert less.by_seed(2) == [-1.0, -2.0]
 
 
@@ -103,11 +106,24 @@ def test_a_run_is_beside_what_was_trained_where_it_was(tmp_path: Path) -> None:
     made = [row(plain, 2, -5.0), *({**row(study_plan.seeded("stsb", 2, n), 2, -n), "device": "GPU"} for n in (1, 2))]
     study_rows.append(tmp_path / "rows.jsonl", [*made, {**row(varied, 2, -1.0), "device": "GPU"}])
     found = study_found.Found.read(tmp_path / "rows.jsonl", tmp_path / "latencies.json")
-    assert found.beside(varied).value == -1.5
+    assert study_found.Points.of(found.without(varied)).value == -1.5
     few = study_plan.fresh("stsb", 2)
     study_rows.append(tmp_path / "rows.jsonl", [row(few, 2, -1.0)])
     found = study_found.Found.read(tmp_path / "rows.jsonl", tmp_path / "latencies.json")
-    assert found.beside(few).value == -5.0
+    assert study_found.Points.of(found.without(few)).value == -5.0
+
+
+def test_a_training_done_again_on_another_machine_is_what_that_machines_are_beside(tmp_path: Path) -> None:
+    plain, better = study_plan.recipe("wnut17", 3), study_plan.taught_better("wnut17")
+    made = [row(plain, 3, -1.0), {**row(plain, 3, -2.0), "cpu": "Another"}]
+    made += [{**row(better, 3, -1.5), "cpu": "Another", "dev": 0.75}]
+    study_rows.append(tmp_path / "rows.jsonl", made)
+    found = study_found.Found.read(tmp_path / "rows.jsonl", tmp_path / "latencies.json")
+    assert found.points(plain).value == -1.0
+    own, without, dev = found.compared(better)
+    assert (own.value, without.value, dev) == (-1.5, -2.0, pytest.approx(-5.0))
+    assert "wnut17 with 3 layers -1.0 and -2.0 (1 seed)" in study_answers.helped(found)
+    assert "wnut17 -2.0 to -1.5 (dev -5.0)" in study_answers.taught(found)
 
 
 def test_options_are_what_one_types() -> None:
@@ -170,3 +186,28 @@ def test_one_training_is_judged_beside_its_teacher(tmp_path: Path, monkeypatch: 
         assert one["fp32"] - one["teacher"] == pytest.approx(one["points"][0] / 100, abs=1e-4)
     assert (teacher / "model.safetensors").stat() == before
     assert not any((tmp_path / "out" / "work").iterdir())
+
+
+def test_a_better_teacher_teaches_and_goes_with_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_run, "MODEL", str(tiny.checkpoint(tmp_path / "model", layers=6)))
+    monkeypatch.setattr(study_run, "TrainConfig", functools.partial(TrainConfig, max_steps=2))
+    place, out = tiny.labelled(tmp_path / "sst2_sent"), tmp_path / "out"
+    run, taught = study_plan.taught_better("sst2_sent"), []
+    distill = build.distill
+
+    def tell(model: str, *arguments: Any, **options: Any) -> Any:
+        taught.append(Path(model).name)
+        return distill(model, *arguments, **options)
+
+    monkeypatch.setattr(study_run.build, "distill", tell)
+    (one,) = study_run.rows(run, out, place)
+    assert one["run"] == "sst2_sent-hidden-l3-teacher-alternate-better"
+    assert taught == ["model", "sst2_sent", "sst2_sent-better"]
+    # What is there already has a row, but nobody knows what it cost.
+    (kept,) = study_run.rows(study_plan.better_teacher("sst2_sent"), out, place)
+    assert "cpu_seconds" in one
+    assert "cpu_seconds" not in kept
+    # One that learned from another teacher would teach on.
+    shutil.rmtree(out / "teachers" / "sst2_sent")
+    list(study_run.rows(study_plan.teacher_of("sst2_sent"), out, place))
+    assert not (out / "teachers" / "sst2_sent-better").exists()

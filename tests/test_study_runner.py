@@ -109,7 +109,7 @@ def test_a_better_teacher_is_trained_after_its_own_and_before_its_student(ran: R
     (tmp_path / "teachers" / "clinc150").mkdir()
     code, found, error = ran("--only", "clinc150-hidden", fault='if "l6" in name: sys.exit("too hot")')
     assert code == 1
-    assert "clinc150-hidden-l6-teacher failed, and with it 1 students" in error
+    assert "clinc150-hidden-l6-teacher failed, and with it 1 runs" in error
     assert "clinc150-hidden-l3-teacher-alternate" in {row["run"] for row in found}
 
 

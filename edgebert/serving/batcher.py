@@ -99,11 +99,15 @@ class Batcher:
 
     def metrics(self) -> Metrics:
         """What was done so far, as plain numbers; ``edgebert.serving.prometheus`` has them for Prometheus."""
+        self._refuse_elsewhere()
         with self._changed:
             return self._counts.metrics(len(self._line))
 
     def close(self) -> None:
-        """Take no more requests, answer those that wait, and return when that is done; twice does nothing."""
+        """Take no more requests, answer those that wait, and return when that is done.
+
+        Does nothing the second time, and in another process than the batcher's.
+        """
         if self._is_elsewhere():
             return
         with self._changed:
@@ -143,8 +147,7 @@ class Batcher:
         return found[0]
 
     def _put(self, tokens: Tokens, timeout_ms: float | None) -> Future[Any]:
-        if self._is_elsewhere():
-            raise BatcherClosed("a batcher of another process", "Batcher", "make one after the fork")
+        self._refuse_elsewhere()
         now = time.monotonic()
         length = self._model.cost(tokens)
         with self._changed:
@@ -166,6 +169,10 @@ class Batcher:
     def _is_elsewhere(self) -> bool:
         """Whether this is a forked process: the lock may have been copied while a worker held it."""
         return os.getpid() != self._process
+
+    def _refuse_elsewhere(self) -> None:
+        if self._is_elsewhere():
+            raise BatcherClosed("a batcher of another process", "Batcher", "make one after the fork")
 
     def _work(self) -> None:
         while batch := self._next():
