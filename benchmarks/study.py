@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="runs whose names hold this")
     parser.add_argument("--minutes", type=float, help="begin no run after so many")
     asked = parser.parse_args()
+    # As after Ctrl-C, the processes end too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     done = {row["run"] for row in study_rows.read(asked.rows) if "fp32" in row}
     missing = [run for run in plan() if asked.only in run.name and run.name not in done]
     print(f"{len(done)} runs done, {len(missing)} to do", file=sys.stderr)

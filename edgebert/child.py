@@ -135,8 +135,14 @@ def _error_of(kind: type[EdgebertError], what: str, where: str, remedy: str, doc
 def serve(make: Callable[[Any], object]) -> None:
     """The child's side: make an object of the settings, then call its methods until the parent closes the pipe."""
     _die_with_parent(int(sys.argv[1]))
-    # Told to end, clean up as after Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    ending = threading.Event()
+
+    def end(*_: object) -> None:
+        """Told to end, clean up as after Ctrl-C."""
+        ending.set()
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, end)
     # Whatever a library prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -152,6 +158,9 @@ def serve(make: Callable[[Any], object]) -> None:
                 served = served or make(settings)
                 _send(answers, "done", getattr(served, method)(*arguments))
             except Exception as error:  # noqa: BLE001, whatever it is the parent must hear of it
+                # A library that is being imported makes another error of the exit.
+                if ending.is_set():
+                    return
                 _send(answers, *_trouble(error))
     except EOFError:
         return

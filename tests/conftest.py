@@ -7,6 +7,7 @@ Tiny models that tests make on the spot live in `tiny.py`.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 from collections.abc import Generator, Iterator
@@ -29,6 +30,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("edgebert", deadline=None)
 settings.load_profile("edgebert")
+
+
+@pytest.fixture(autouse=True)
+def _log_levels() -> Iterator[None]:
+    """A benchmark's main sets levels for its whole process; here the next test is in the same."""
+    logs = [logging.getLogger(), logging.getLogger("edgebert")]
+    before = [(log, log.level, log.propagate) for log in logs]
+    yield
+    for log, level, propagate in before:
+        log.setLevel(level)
+        log.propagate = propagate
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,11 @@ class Served:
     def __init__(self, settings):
         if settings == "bad":
             raise CheckFailed("cannot be made", "here", "do not")
+        if isinstance(settings, str):
+            try:
+                self.wait(settings)
+            except BaseException as error:
+                raise ImportError("initialization failed") from error
         self.settings = settings
     def echo(self, *values):
         print("a library prints")
@@ -132,6 +137,18 @@ def test_told_to_end_it_cleans_up(child: Child, tmp_path: Path) -> None:
     with pytest.raises(ChildDied, match="ended with exit code 0"):
         child.ask("wait", str(tmp_path / "cleaned"))
     assert (tmp_path / "cleaned").exists()
+
+
+def test_told_to_end_in_an_import_it_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def end(pid: int) -> None:
+        until((tmp_path / "cleaned.begun").exists)
+        os.kill(pid, signal.SIGTERM)
+
+    with Child("served_by_test", str(tmp_path / "cleaned")) as child:
+        threading.Thread(target=end, args=[child.pid]).start()
+        with pytest.raises(ChildDied, match="ended with exit code 0"):
+            child.ask("echo")
+    assert capfd.readouterr().err == ""
 
 
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
