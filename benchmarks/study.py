@@ -67,8 +67,8 @@ def main() -> None:
 
 def _teachers(runs: Sequence[Run]) -> list[Run]:
     """What the runs are distilled from, and these in turn; each after its own."""
-    taught_by = list(dict.fromkeys(run.needs for run in runs if run.needs))
-    return list(dict.fromkeys([*_teachers(taught_by), *taught_by])) if taught_by else []
+    teachers = [run.needs for run in runs if run.needs]
+    return list(dict.fromkeys([*_teachers(teachers), *teachers])) if teachers else []
 
 
 def _is_gone(teacher: Run, folder: Path) -> bool:

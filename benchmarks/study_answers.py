@@ -302,18 +302,18 @@ def _again(found: Found) -> str:
                 seeds = f"{len(again)} seed{'s' if len(again) > 1 else ''}"
                 told.append(f"{name} with {_layers(layers)} {' and '.join(values)} ({seeds})")
     return f"""
-The same trainings again, on another machine and of a teacher trained there: {"; ".join(told) or UNKNOWN}. What differs by less tells nothing.
+The same trainings again, asked of `study_run.py` by name on another machine, of a teacher trained there: {"; ".join(told) or UNKNOWN}. Rows that differ by no more than such a pair are not told apart.
 """  # noqa: E501
 
 
-def taught(found: Found) -> str:
+def better_teachers(found: Found) -> str:
     """What a better teacher brings."""
     told = []
     for name in CLASSIFIED:
-        own, without, dev = found.compared(taught_better(name))
+        own, without, dev = found.effect(taught_better(name))
         if own and without and dev is not None:
             told.append(f"{name} {without.value:+.1f} to {own.value:+.1f} (dev {dev:+.1f})")
-    return f"""A better teacher: the fine-tuned teacher is distilled once more, by `hidden` into as many layers, and that model teaches (born again: [Furlanello et al. 2018](https://arxiv.org/abs/1805.04770)). One seed of it, beside the seeds of the fine-tuned teacher's students of the same machine, with {_layers(MIDDLE)}: {", ".join(told) or UNKNOWN}.
+    return f"""A better teacher: the fine-tuned teacher is distilled once more, by `hidden` into as many layers, and that model teaches (born again: [Furlanello et al. 2018](https://arxiv.org/abs/1805.04770)). One seed of it, beside what the same machine trained of the fine-tuned teacher, of other seeds where it did not train this one, with {_layers(MIDDLE)}: {", ".join(told) or UNKNOWN}.
 """  # noqa: E501
 
 

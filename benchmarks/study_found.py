@@ -91,10 +91,10 @@ class Found:
         """
         own, names = self.row(run), [one.name for one in _seeds_of(run.without)]
         trained = [row for row in (*self.rows.values(), *self.again) if row["run"] in names]
-        there = [row for row in trained if own and machine_of(row) == machine_of(own)]
+        there = [row for row in trained if own and _machine_of(row) == _machine_of(own)]
         return there or self.seeds(run.without)
 
-    def compared(self, run: Run) -> tuple[Points | None, Points | None, float | None]:
+    def effect(self, run: Run) -> tuple[Points | None, Points | None, float | None]:
         """The points of a run with settings of its own, of what goes without, and what they bring on dev, in points."""
         gains = [self._on_dev(one) for one in _seeds_of(run) if self.row(one)]
         return Points.of(self.seeds(run)), Points.of(self.without(run)), mean(gains)
@@ -103,7 +103,7 @@ class Found:
         """The row of another run, of the machine that trained this one if there is one."""
         own, first = self.row(run), self.row(other)
         again = [row for row in self.again if row["run"] == other.name]
-        there = [row for row in again if own and machine_of(row) == machine_of(own)]
+        there = [row for row in again if own and _machine_of(row) == _machine_of(own)]
         return there[0] if there else first
 
     def _on_dev(self, run: Run) -> float | None:
@@ -141,7 +141,7 @@ def _seeds_of(run: Run) -> list[Run]:
     return [replace(run, seed=seed) for seed in SEEDS.get(run.layers[0], (0,))]
 
 
-def machine_of(row: Mapping[str, Any]) -> tuple[str, str]:
+def _machine_of(row: Mapping[str, Any]) -> tuple[str, str]:
     """What trained it."""
     return row["device"], row["cpu"]
 

@@ -18,7 +18,7 @@ from typing import Any
 import study_rows
 from serving_places import SHARED
 from study_plan import Run, rounded_runs
-from study_run import in_terms_of, judged, points, taught_by, value
+from study_run import in_terms_of, judged, points, teacher_checkpoint, value
 
 from edgebert import build
 from edgebert.judging.metrics import difference
@@ -48,7 +48,7 @@ def main() -> None:
 def rounded(run: Run, folder: Path, place: Path) -> dict[str, Any]:
     """What int8 costs the model of a run against its fp32 artifact, and the scheme that was chosen on dev."""
     if run.is_teacher:
-        checkpoint = taught_by(run, folder, place)
+        checkpoint = teacher_checkpoint(run, folder, place)
     else:
         checkpoint = open_checkpoint(str(folder / "students" / run.name))
     data, out = in_terms_of(checkpoint, read(place)), folder / "artifacts" / run.name

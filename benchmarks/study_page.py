@@ -199,7 +199,7 @@ def _helped(found: Found, pictures: Path) -> str:
     """What was tried beside the recipe: every run with settings of its own, beside the recipe's."""
     runs = sorted(tried(), key=lambda run: (SETS.index(run.data), -run.layers[0]))
     rows: list[list[object]] = [
-        [run.data, run.layers[0], run.keep, f"`{run.options}`", *found.compared(run)]
+        [run.data, run.layers[0], run.keep, f"`{run.options}`", *found.effect(run)]
         for run in runs
         if run.seed == 0 and found.row(run)
     ]
@@ -211,10 +211,11 @@ def _helped(found: Found, pictures: Path) -> str:
     bars(pictures / "variants.svg", SETS, [one for one in drawn if one.x], POINTS)
     picture = "![Points to the teacher at two layers, by the recipe and with many variants](study/variants.svg)\n"
     heads = ["set", "layers", "kept", "asked of `edgebert distill`", "points", "without", "dev"]
-    return "\n".join([answers.helped(found), picture, table(heads, rows), answers.taught(found), _taught(found)])
+    better = [answers.better_teachers(found), _better_teachers(found)]
+    return "\n".join([answers.helped(found), picture, table(heads, rows), *better])
 
 
-def _taught(found: Found) -> str:
+def _better_teachers(found: Found) -> str:
     """What a better teacher is, and what its students are."""
     runs = [taught_better(data) for data in CLASSIFIED]
     kinds = {

@@ -95,7 +95,7 @@ class Run:
         dropout = tuple(setting for setting in own if setting[0] == "dropout")
         if own:
             rate = (SLOWLY,) if SLOWLY in self.settings else ()
-            return replace(self, settings=((dropout if dropout != own else ()) + rate))
+            return replace(self, settings=(*(dropout if dropout != own else ()), *rate))
         if self.method != "hidden":
             return replace(self, method="hidden")
         return replace(self, settings=())

@@ -59,7 +59,7 @@ def rows(run: Run, folder: Path, place: Path) -> Iterator[dict[str, Any]]:
     work, kept = folder / "work" / run.name, kept_in(run, folder)
     before, there = time.process_time(), kept is not None and kept.exists()
     teaches = run.is_teacher or kept
-    made = [taught_by(run, folder, place)] if teaches else _students(run, folder, place, work)
+    made = [teacher_checkpoint(run, folder, place)] if teaches else _students(run, folder, place, work)
     # Of one that is there already nobody knows any more.
     seconds = {} if there else {"cpu_seconds": round(time.process_time() - before)}
     data = in_terms_of(made[0], read(place))
@@ -78,7 +78,7 @@ def _keep(checkpoint: Artifact, place: Path) -> None:
     checkpoint.path.rename(place)
 
 
-def taught_by(run: Run, folder: Path, place: Path) -> Artifact:
+def teacher_checkpoint(run: Run, folder: Path, place: Path) -> Artifact:
     """The checkpoint of a run that others are distilled from, trained where it is missing; of the encoder, MiniLM."""
     out = kept_in(run, folder)
     if out is None:
@@ -106,7 +106,7 @@ def _teachers_scores(name: str, folder: Path, place: Path, data: Data) -> Scores
     """What the teacher's metric on test is computed from; kept, since every student is compared with it."""
     kept = _kept_scores(name, folder)
     if not kept.exists():
-        found = _scores(taught_by(teacher_of(name), folder, place), data)
+        found = _scores(teacher_checkpoint(teacher_of(name), folder, place), data)
         kept.parent.mkdir(parents=True, exist_ok=True)
         part = kept.with_suffix(f".{os.getpid()}")
         part.write_text(json.dumps({"metric": found.metric, "rows": found.rows.tolist()}))
@@ -121,7 +121,7 @@ def _kept_scores(name: str, folder: Path) -> Path:
 
 def _students(run: Run, folder: Path, place: Path, work: Path) -> list[Artifact]:
     assert run.needs
-    teacher = str(taught_by(run.needs, folder, place).path)
+    teacher = str(teacher_checkpoint(run.needs, folder, place).path)
     config = replace(TrainConfig(method=run.method, seed=run.seed), **dict(run.settings))
     start = _start(run, work, place)
     if run.data == ENCODED:

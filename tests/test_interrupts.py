@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import tiny
 from commands import one_cpu, tree
+from fit_folders import rows, times
 from forks import Forks
 
 from edgebert.artifact import Artifact
@@ -51,15 +50,6 @@ def exported(model: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory
     done = forks.end()
     assert done.code == 0, done.err
     return out, time.monotonic() - start
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "sweep.jsonl").read_text("utf-8").splitlines()]
-
-
-def times(folder: Path, *names: str) -> dict[str, int]:
-    files = [path for name in names for path in (folder / name).rglob("*") if path.is_file()]
-    return {str(path): path.stat().st_mtime_ns for path in files}
 
 
 def is_whole(folder: Path) -> bool:
@@ -145,7 +135,7 @@ def workshop(pid: int) -> psutil.Process:
     return found
 
 
-@pytest.mark.parametrize("share", [0.3, 0.7, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0])
 def test_a_killed_export_leaves_all_or_nothing_and_the_next_cleans_up(
     share: float, model: Path, forks: Forks, exported: tuple[Path, float], tmp_path: Path
 ) -> None:

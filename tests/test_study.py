@@ -120,10 +120,10 @@ def test_a_training_done_again_on_another_machine_is_what_that_machines_are_besi
     study_rows.append(tmp_path / "rows.jsonl", made)
     found = study_found.Found.read(tmp_path / "rows.jsonl", tmp_path / "latencies.json")
     assert found.points(plain).value == -1.0
-    own, without, dev = found.compared(better)
+    own, without, dev = found.effect(better)
     assert (own.value, without.value, dev) == (-1.5, -2.0, pytest.approx(-5.0))
     assert "wnut17 with 3 layers -1.0 and -2.0 (1 seed)" in study_answers.helped(found)
-    assert "wnut17 -2.0 to -1.5 (dev -5.0)" in study_answers.taught(found)
+    assert "wnut17 -2.0 to -1.5 (dev -5.0)" in study_answers.better_teachers(found)
 
 
 def test_options_are_what_one_types() -> None:

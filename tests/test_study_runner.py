@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ran:
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Ran]:
     """Runs the study: its exit code, the rows there are then, and what it said."""
     monkeypatch.setattr(study, "HERE", tmp_path)
 
@@ -53,7 +53,10 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
             study.main()
         return int(ended.value.code or 0), study_rows.read(rows), capsys.readouterr().err
 
-    return run
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    # The study's is for its own process.
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_what_is_done_is_not_run_again(ran: Ran) -> None:

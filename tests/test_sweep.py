@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import tiny
 from commands import Done, command, edgebert, environment, one_cpu, tree
+from fit_folders import at, rows, times, write
 from safetensors.torch import load_file, save_file
 
 import edgebert as package
@@ -75,26 +76,6 @@ def fitted(place: Path, first: tuple[tuple[object, ...], Done]) -> Path:
 def keys(candidates: list[dict[str, Any]], **fields: object) -> list[tuple[int, str]]:
     chosen = [c for c in candidates if all(c[name] == value for name, value in fields.items())]
     return sorted((c["layers"], c["precision"]) for c in chosen)
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "sweep.jsonl").read_text("utf-8").splitlines()]
-
-
-def write(folder: Path, changed: list[dict[str, Any]]) -> None:
-    (folder / "sweep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed), "utf-8")
-
-
-def at(row: dict[str, Any], ms: float) -> dict[str, Any]:
-    """A row of a machine on which each call takes so long."""
-    latency = row["latency"]
-    same = {"p50": ms, "p50_low": ms, "p50_high": ms, "rounds": [ms] * len(latency["rounds"])}
-    return {**row, "latency": {**latency, **same}}
-
-
-def times(folder: Path, *names: str) -> dict[str, int]:
-    files = [path for name in names for path in (folder / name).rglob("*") if path.is_file()]
-    return {str(path): path.stat().st_mtime_ns for path in files}
 
 
 def test_a_fit_says_what_it_does_and_ends_with_a_pick(fitted: Path, first: tuple[tuple[object, ...], Done]) -> None:
